@@ -1,0 +1,1 @@
+"""Evaluators: how good a network is under an assignment."""

@@ -1,0 +1,1 @@
+"""Networks that workloads need and no library gives."""

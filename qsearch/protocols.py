@@ -1,0 +1,220 @@
+"""The seams: everything a plug-in can be, on one page.
+
+A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.workloads``, ``.evaluators``,
+``.searchers``, ``.sensitivities``), or named in a campaign file as ``module:Class`` or ``path/to/file.py:Class``.
+If the class has a nested pydantic model ``Options``, it is built as ``Class(options)``, else as ``Class()``; evaluators
+get the workload and its layers in front: ``Class(workload, layers, options)``.
+
+Contracts that check a plug-in are in :mod:`qsearch.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.errors import CostModelError
+from qsearch.layers import Layer
+from qsearch.problem import Problem
+from qsearch.space import SearchSpace, SiteBits
+from qsearch.trial import Cost, Quality, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.utils.data import DataLoader
+
+
+class CostModel(Protocol):
+    """What an assignment costs on one piece of hardware.
+
+    Inherit from it and write ``units`` and ``layer_cost``: the network then costs the sum of its layers. Override
+    ``estimate`` where that is not so, and set ``additive = False``. Costs are per forward pass, finite,
+    never negative, and non-decreasing in every bit.
+    """
+
+    units: Mapping[str, str]
+    """Metric → unit: ``{"latency": "s", "energy": "J"}``."""
+
+    additive: bool = True
+
+    def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
+        """Cost of one layer. ``weight_bits`` has shape (kernels,); 0 is a pruned kernel, 32 is float."""
+        ...
+
+    def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
+        """Cost of a network, with its breakdown by layer."""
+        parts: dict[str, Mapping[str, float]] = {}
+        for layer in layers:
+            weight = assignment.vector(layer.weight_site, layer.kernels)
+            found = self.layer_cost(layer, weight, _activation_bits(layer, assignment))
+            if not isinstance(found, Mapping):
+                raise CostModelError("layer_cost must return a mapping {metric: cost}", got=type(found).__name__)
+            parts[layer.name] = found
+        metrics = dict.fromkeys(metric for found in parts.values() for metric in found)
+        totals = {metric: float(sum(found.get(metric, 0.0) for found in parts.values())) for metric in metrics}
+        return Cost(totals, dict(self.units), parts)
+
+    def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
+        """Totals of a batch of A assignments: metric → shape (A,). Here a loop; vectorised models override it."""
+        batch = max(len(value) for value in bits.values())
+        rows = [
+            self.estimate(
+                layers, BitAssignment({site: value[min(row, len(value) - 1)] for site, value in bits.items()})
+            )
+            for row in range(batch)
+        ]
+        return {metric: np.asarray([row.totals[metric] for row in rows]) for metric in self.units}
+
+
+def _activation_bits(layer: Layer, assignment: BitAssignment) -> int:
+    """Bits of the layer's input; float for inputs that are no site, such as an embedding's indices."""
+    bits = assignment.get(layer.activation_site, FLOAT_BITS)
+    return bits if isinstance(bits, int) else max(bits)
+
+
+class Workload(Protocol):
+    """A trained network and its data. Loaders yield ``(input, target)`` batches in a fixed order, without augmentation."""
+
+    name: str
+    metric: str
+    """What :meth:`score` is called: "accuracy"."""
+
+    def model(self) -> nn.Module:
+        """The float network, trained, in evaluation mode."""
+        ...
+
+    def calibration(self) -> DataLoader[Any]:
+        """Sets ranges and corrections; part of the training data."""
+        ...
+
+    def validation(self) -> DataLoader[Any]:
+        """All that a search may see."""
+        ...
+
+    def test(self) -> DataLoader[Any]:
+        """Read once, by the report."""
+        ...
+
+    def train(self) -> DataLoader[Any] | None:
+        """Training data for fine-tuning, or None."""
+        ...
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over the batch, a scalar."""
+        ...
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        """One number per sample, shape (batch,), higher is better."""
+        ...
+
+
+class Evaluator(Protocol):
+    """How good the workload's network is under an assignment."""
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        """Quality on validation data. ``fidelity`` in (0, 1] is the share of the full effort to spend."""
+        ...
+
+
+@runtime_checkable
+class CalibrationProbe(Protocol):
+    """An evaluator that can also answer on calibration data, which sensitivities need: no validation data is seen."""
+
+    def probe(self, assignment: BitAssignment) -> Probe:
+        """Loss and divergence from the float network on the calibration data."""
+        ...
+
+
+@runtime_checkable
+class HeldOutEvaluator(Protocol):
+    """An evaluator that can answer on the test split, which the report does once."""
+
+    def test(self, assignment: BitAssignment) -> Quality:
+        """Quality on test data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What :class:`CalibrationProbe` answers.
+
+    Attributes:
+        loss: mean loss.
+        divergence: mean KL(float ‖ quantised) of the softmax of the outputs, in nats.
+        samples: samples that were passed through the network for it.
+    """
+
+    loss: float
+    divergence: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """Predicted damage of each choice of each variable, others left in float; damages are taken to add up.
+
+    Attributes:
+        damage: variable name → shape (kernels, choices); (1, choices) for layer-wise variables.
+        samples: samples passed through the network to find it.
+    """
+
+    damage: Mapping[str, NDArray[np.float64]]
+    samples: int
+
+
+class Sensitivity(Protocol):
+    """How much damage each choice does, estimated on calibration data."""
+
+    def table(self, space: SearchSpace, evaluator: Evaluator) -> SensitivityTable:
+        """Damage of every choice of every variable of the space."""
+        ...
+
+
+class Oracle(Protocol):
+    """What a searcher is given: the one door to an evaluation."""
+
+    problem: Problem
+    seed: int
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """Trials so far, in order."""
+        ...
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations left."""
+        ...
+
+    def evaluate(self, assignment: BitAssignment) -> Trial:
+        """Cost and quality of an assignment. A known assignment costs nothing; one over a cost bound neither.
+
+        Raises:
+            SpaceError: not in the space.
+            BudgetExhausted: nothing is left; a searcher may let it pass, the campaign ends on it.
+        """
+        ...
+
+    def evaluate_many(self, assignments: Sequence[BitAssignment]) -> list[Trial]:
+        """The same for several, in order, in parallel where workers exist."""
+        ...
+
+    def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
+        """Sensitivities of the workload, by the name of a plug-in; computed once a campaign."""
+        ...
+
+
+class Searcher(Protocol):
+    """A way to spend evaluations. Deterministic, given the oracle's seed and answers: resume is replay."""
+
+    stochastic: bool = True
+    """Whether the seed changes what it does; if not, one run stands for all seeds."""
+
+    def search(self, oracle: Oracle) -> None:
+        """Spend the budget; return when the oracle is exhausted or nothing is left to try."""
+        ...

@@ -1,0 +1,1 @@
+"""Quantisers, calibration and the quantised network (torch)."""

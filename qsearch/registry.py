@@ -1,0 +1,145 @@
+"""From names to plug-ins: entry points, ``module:Class`` and ``path/to/file.py:Class``.
+
+Built-ins are found in the same way as anyone else's: no privileged path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qsearch.errors import ConfigError, PluginError, nearest
+
+Seam = Literal["cost_models", "workloads", "evaluators", "searchers", "sensitivities"]
+
+
+class PluginOptions(BaseModel):
+    """Base of a plug-in's ``Options``: an unknown name or a wrong type is an error, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@cache
+def _entries(seam: Seam) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"qsearch.{seam}")}
+
+
+def names(seam: Seam) -> list[str]:
+    """Names of the installed plug-ins of a seam."""
+    return sorted(_entries(seam))
+
+
+def load(seam: Seam, name: str) -> type[Any]:
+    """The class behind a name.
+
+    Raises:
+        PluginError: unknown, or it cannot be imported.
+    """
+    if ":" in name:
+        return _load_path(name)
+    if name not in _entries(seam):
+        raise PluginError(f"unknown {seam.replace('_', ' ').rstrip('s')} {name!r}", fix=nearest(name, names(seam)))
+    try:
+        found = _entries(seam)[name].load()
+    except Exception as error:  # a plug-in may fail to import in any way; the user needs its name and the reason
+        raise PluginError(f"plug-in {name!r} cannot be imported", got=f"{type(error).__name__}: {error}") from error
+    return _as_class(found, name)
+
+
+def create(seam: Seam, name: str, options: Mapping[str, Any] | None = None, *context: Any) -> Any:
+    """A plug-in by name, with its options validated; ``context`` goes in front of them.
+
+    Raises:
+        PluginError: unknown, or it cannot be imported.
+        ConfigError: an option that is unknown or not valid, by its path.
+    """
+    plugin = load(seam, name)
+    schema = getattr(plugin, "Options", None)
+    if schema is None:
+        if options:
+            raise ConfigError(f"{name!r} takes no options", got=", ".join(options))
+        return plugin(*context)
+    return plugin(*context, validate(schema, options or {}, f"options of {name!r}"))
+
+
+def validate(schema: type[BaseModel], value: Any, where: str) -> Any:
+    """``value`` as an instance of ``schema``; the first problem is told by its path, rule and nearest name.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields(schema, first["loc"][:-1])
+            raise ConfigError(
+                f"unknown option {path!r} in {where}", fix=nearest(str(first["loc"][-1]), known)
+            ) from None
+        got = None if first["type"] == "missing" else first["input"]
+        raise ConfigError(f"{path or 'value'} in {where}: {first['msg'].lower()}", got=got) from None
+
+
+def _fields(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model at ``path`` within ``schema``; those of ``schema`` where the path leaves the models."""
+    model = schema
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = getattr(field, "annotation", None)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            continue
+        model = inner
+    return list(model.model_fields)
+
+
+def _load_path(name: str) -> type[Any]:
+    """The class behind ``module:Class`` or ``path/to/file.py:Class``."""
+    location, _, attribute = name.rpartition(":")
+    try:
+        if location.endswith(".py"):
+            module = _import_file(Path(location))
+        else:
+            module = importlib.import_module(location)
+    except PluginError:
+        raise
+    except Exception as error:  # as in load(): the user's file may fail in any way
+        raise PluginError(f"plug-in {name!r} cannot be imported", got=f"{type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        known = [key for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")]
+        raise PluginError(f"{location} has no class {attribute!r}", fix=nearest(attribute, known))
+    return _as_class(getattr(module, attribute), name)
+
+
+def _import_file(path: Path) -> Any:
+    """Import a Python file once, under a name that is its own."""
+    if not path.is_file():
+        raise PluginError("a plug-in's file must exist", got=str(path))
+    key = f"qsearch_plugin_{path.resolve().as_posix().replace('/', '_').replace('.', '_')}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, path)
+        if spec is None or spec.loader is None:
+            raise PluginError("a plug-in's file must be Python source", got=str(path))
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[key] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
+    return sys.modules[key]
+
+
+def _as_class(found: Any, name: str) -> type[Any]:
+    if not isinstance(found, type):
+        raise PluginError(f"plug-in {name!r} must be a class", got=type(found).__name__)
+    return found

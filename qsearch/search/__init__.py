@@ -1,0 +1,1 @@
+"""Searchers: ways to spend a budget of evaluations. No torch."""

@@ -1,0 +1,1 @@
+"""Sensitivities: how much damage each choice of bits does."""

@@ -1,0 +1,318 @@
+"""``Site`` and ``SearchSpace``: which tensors may take which bits.
+
+Notation
+
+=====  =================================================================================
+S      sites of the space, in network order
+V      variables: what is left to decide once ties and fixed sites are taken into account
+D      decisions: one per variable, or one per kernel of a kernel-wise variable
+x      index vector, shape (D,): position of each decision's bits among its choices
+X      batch of A index vectors, shape (A, D)
+=====  =================================================================================
+
+A tie makes sites agree, so a tie is one variable. A fixed site is none. ``decode`` and ``encode`` translate
+between index vectors and assignments; ``bits`` decodes a whole batch to arrays without building assignments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.errors import SpaceError, nearest
+from qsearch.layers import Layer
+
+Role = Literal["weight", "activation"]
+Granularity = Literal["layer", "kernel"]
+SiteBits = Mapping[str, BitArray]
+"""Site → bits of a batch, shape (A, kernels); (A, 1) for a site with one bitwidth."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One quantisable tensor.
+
+    Attributes:
+        name: unique name ("layer1.0.conv1.weight").
+        layer: name of the layer it belongs to.
+        role: "weight", or "activation" for the layer's input.
+        choices: allowed bits, ascending and distinct, each within 0..32.
+        kernels: 1 for one bitwidth per tensor, else the number of kernels with bits of their own.
+    """
+
+    name: str
+    layer: str
+    role: Role
+    choices: tuple[int, ...]
+    kernels: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.choices or list(self.choices) != sorted(set(self.choices)):
+            raise SpaceError(
+                f"bit choices of {self.name!r} must be distinct, ascending, at least one", got=self.choices
+            )
+        if self.choices[0] < 0 or self.choices[-1] > FLOAT_BITS:
+            raise SpaceError(f"bits of {self.name!r} must be within 0..{FLOAT_BITS}", got=self.choices)
+        if self.role == "activation" and self.choices[0] < 1:
+            raise SpaceError(f"activation bits of {self.name!r} must be at least 1", got=self.choices)
+        if self.kernels < 1:
+            raise SpaceError(f"site {self.name!r} must have at least one kernel", got=self.kernels)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One thing to decide: the bits of a site, or of all sites of a tie. ``start`` is its first decision in x."""
+
+    name: str
+    sites: tuple[str, ...]
+    choices: tuple[int, ...]
+    length: int
+    start: int
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Sites, ties and fixed sites.
+
+    Args:
+        sites: all sites, in network order.
+        ties: groups of site names that must agree.
+        fixed: site name → bits that are not searched; tied sites are fixed together.
+
+    Raises:
+        SpaceError: a name twice or unknown, ties of different shape or choices, a site in two ties,
+            fixed bits outside 0..32.
+    """
+
+    sites: tuple[Site, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    fixed: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        names = [site.name for site in self.sites]
+        if not names or len(set(names)) != len(names):
+            raise SpaceError("a space needs at least one site, each name once", got=f"{len(names)} sites")
+        for name in [*(self.fixed or {}), *(name for tie in self.ties for name in tie)]:
+            if name not in set(names):
+                raise SpaceError(f"unknown site {name!r}", fix=nearest(name, names))
+        tied = [name for tie in self.ties for name in tie]
+        if len(set(tied)) != len(tied):
+            raise SpaceError(
+                "a site may be in one tie only", got=", ".join(sorted({n for n in tied if tied.count(n) > 1}))
+            )
+        for tie in self.ties:
+            shapes = {(self._by_name[name].choices, self._by_name[name].kernels) for name in tie}
+            pins = {(self.fixed or {}).get(name) for name in tie}
+            if len(shapes) > 1 or len(pins) > 1:
+                raise SpaceError("tied sites must have the same choices, kernels and fixed bits", got=", ".join(tie))
+        for name, bits in (self.fixed or {}).items():
+            if not 0 <= bits <= FLOAT_BITS:
+                raise SpaceError(f"fixed bits of {name!r} must be within 0..{FLOAT_BITS}", got=bits)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Site]:
+        return {site.name: site for site in self.sites}
+
+    def site(self, name: str) -> Site:
+        """The site of that name.
+
+        Raises:
+            SpaceError: no such site.
+        """
+        if name not in self._by_name:
+            raise SpaceError(f"unknown site {name!r}", fix=nearest(name, self._by_name))
+        return self._by_name[name]
+
+    @cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        """V, in network order of their first site."""
+        group = {name: tie for tie in self.ties for name in tie}
+        found: list[Variable] = []
+        seen: set[str] = set()
+        start = 0
+        for site in self.sites:
+            if site.name in seen or site.name in (self.fixed or {}):
+                continue
+            members = group.get(site.name, (site.name,))
+            seen.update(members)
+            found.append(Variable(site.name, members, site.choices, site.kernels, start))
+            start += site.kernels
+        return tuple(found)
+
+    @cached_property
+    def dimension(self) -> int:
+        """D: length of an index vector."""
+        return sum(variable.length for variable in self.variables)
+
+    @cached_property
+    def choice_counts(self) -> NDArray[np.int64]:
+        """Number of choices of each decision, shape (D,)."""
+        counts = [np.full(v.length, len(v.choices), dtype=np.int64) for v in self.variables]
+        return np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of assignments, exactly."""
+        return math.prod(len(v.choices) ** v.length for v in self.variables)
+
+    def bits(self, x: NDArray[np.int64]) -> dict[str, BitArray]:
+        """Decode index vectors, shape (A, D), to bits per site, shape (A, kernels)."""
+        batch = len(x)
+        found: dict[str, BitArray] = {
+            name: np.full((batch, 1), bits, dtype=np.int64) for name, bits in (self.fixed or {}).items()
+        }
+        for variable in self.variables:
+            table = np.asarray(variable.choices, dtype=np.int64)
+            value = table[x[:, variable.slice]]
+            found.update(dict.fromkeys(variable.sites, value))
+        return {site.name: found[site.name] for site in self.sites}
+
+    def decode(self, x: NDArray[np.int64] | Sequence[int]) -> BitAssignment:
+        """Assignment of one index vector, shape (D,).
+
+        Raises:
+            SpaceError: wrong length, or an index out of range.
+        """
+        x = np.asarray(x, dtype=np.int64)
+        if x.shape != (self.dimension,):
+            raise SpaceError(f"an index vector of this space has shape ({self.dimension},)", got=x.shape)
+        if np.any(x < 0) or np.any(x >= self.choice_counts):
+            raise SpaceError("every index must be within the choices of its decision", got=x.tolist())
+        return BitAssignment({name: value[0] for name, value in self.bits(x[None]).items()})
+
+    def encode(self, assignment: BitAssignment) -> NDArray[np.int64]:
+        """Index vector of an assignment, shape (D,).
+
+        Raises:
+            SpaceError: the assignment is not in the space.
+        """
+        self.check(assignment)
+        x = np.empty(self.dimension, dtype=np.int64)
+        for variable in self.variables:
+            bits = assignment.vector(variable.name, variable.length)
+            x[variable.slice] = np.searchsorted(variable.choices, bits)
+        return x
+
+    def check(self, assignment: BitAssignment) -> None:
+        """Raise :class:`SpaceError` unless the assignment lies in the space."""
+        if set(assignment) != set(self._by_name):
+            missing, extra = set(self._by_name) - set(assignment), set(assignment) - set(self._by_name)
+            raise SpaceError(
+                "an assignment must name every site of the space, and no other",
+                got=f"missing {sorted(missing)[:3]}, unknown {sorted(extra)[:3]}",
+            )
+        for name, bits in (self.fixed or {}).items():
+            if assignment[name] != bits:
+                raise SpaceError(f"site {name!r} is fixed at {bits} bits", got=assignment[name])
+        for variable in self.variables:
+            for name in variable.sites:
+                if assignment[name] != assignment[variable.name]:
+                    raise SpaceError(f"sites {variable.name!r} and {name!r} are tied", got="different bits")
+            chosen = assignment.vector(variable.name, variable.length)
+            wrong = chosen[~np.isin(chosen, variable.choices)]
+            if wrong.size:
+                raise SpaceError(f"site {variable.name!r} allows {list(variable.choices)} bits", got=int(wrong[0]))
+
+    def __contains__(self, assignment: object) -> bool:
+        if not isinstance(assignment, BitAssignment):
+            return False
+        try:
+            self.check(assignment)
+        except SpaceError:
+            return False
+        return True
+
+    def uniform(self, bits: int) -> BitAssignment:
+        """Every free site at ``bits``, or at its nearest choice (the lower one on a tie)."""
+        x = np.empty(self.dimension, dtype=np.int64)
+        for variable in self.variables:
+            distance = np.abs(np.asarray(variable.choices) - bits)
+            x[variable.slice] = int(np.argmin(distance))
+        return self.decode(x)
+
+    def reference(self, bits: int) -> BitAssignment:
+        """Every site at ``bits``, whatever the space allows: what relative budgets refer to."""
+        return BitAssignment({site.name: bits for site in self.sites})
+
+    @property
+    def lowest(self) -> NDArray[np.int64]:
+        """Index vector of the fewest bits everywhere."""
+        return np.zeros(self.dimension, dtype=np.int64)
+
+    @property
+    def highest(self) -> NDArray[np.int64]:
+        """Index vector of the most bits everywhere."""
+        return self.choice_counts - 1
+
+    def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """``count`` index vectors, each decision uniform over its choices, shape (count, D)."""
+        return rng.integers(0, self.choice_counts, size=(count, self.dimension))
+
+    def enumerate(self) -> Iterator[BitAssignment]:
+        """Every assignment, in lexicographic order of its index vector."""
+        for x in np.ndindex(*self.choice_counts.tolist()):
+            yield self.decode(np.asarray(x, dtype=np.int64))
+
+
+def build_space(
+    layers: Sequence[Layer],
+    *,
+    weight_bits: Iterable[int],
+    activation_bits: Iterable[int],
+    granularity: Granularity = "layer",
+    ties: Iterable[Sequence[str]] = (),
+    fixed: Mapping[str, int] | None = None,
+) -> SearchSpace:
+    """The space of a network: a weight site and an input-activation site per layer.
+
+    Args:
+        layers: the layers of the network, in order. Embeddings have no activation site: indices are not quantised.
+        weight_bits, activation_bits: allowed bits.
+        granularity: "kernel" gives each kernel of a weight its own bits.
+        ties: groups of site names that must agree.
+        fixed: site name, layer name, or one of "first", "last", "weights", "activations" → bits. A name that is
+            more specific wins: a site over a layer, a layer over a group.
+
+    Raises:
+        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed``.
+    """
+    sites: list[Site] = []
+    for layer in layers:
+        kernels = layer.kernels if granularity == "kernel" else 1
+        sites.append(Site(layer.weight_site, layer.name, "weight", tuple(sorted(set(weight_bits))), kernels))
+        if layer.kind != "embedding":
+            sites.append(Site(layer.activation_site, layer.name, "activation", tuple(sorted(set(activation_bits)))))
+    return SearchSpace(tuple(sites), tuple(map(tuple, ties)), _pins(sites, layers, dict(fixed or {})))
+
+
+def _pins(sites: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int]) -> dict[str, int]:
+    """Resolve the names allowed in ``fixed`` to site names, the least specific first."""
+    groups: dict[str, list[str]] = {
+        "weights": [site.name for site in sites if site.role == "weight"],
+        "activations": [site.name for site in sites if site.role == "activation"],
+        "first": [site.name for site in sites if layers and site.layer == layers[0].name],
+        "last": [site.name for site in sites if layers and site.layer == layers[-1].name],
+    }
+    by_layer = {layer.name: [site.name for site in sites if site.layer == layer.name] for layer in layers}
+    by_site = {site.name: [site.name] for site in sites}
+    known = {**groups, **by_layer, **by_site}
+    pins: dict[str, int] = {}
+    for scope in (groups, by_layer, by_site):
+        for name in scope:
+            if name in fixed:
+                pins.update(dict.fromkeys(scope[name], fixed[name]))
+    for name in fixed:
+        if name not in known:
+            raise SpaceError(f"unknown name {name!r} in fixed", fix=nearest(name, known))
+    return pins

@@ -1,0 +1,1 @@
+"""Workloads: trained networks with their data."""
