@@ -29,7 +29,12 @@ def _canonical(site: str, bits: object) -> Bits:
     """Validate the bits of one site and bring them to their one stored form."""
     if isinstance(bits, str) or not isinstance(bits, int | np.integer | Sequence | np.ndarray):
         raise SpaceError(f"bits of {site!r} must be an integer or a list of integers", got=bits)
-    array = np.asarray(bits)
+    try:
+        array = np.asarray(bits)
+    except ValueError:  # lists of unequal length within the list
+        raise SpaceError(
+            f"bits of {site!r} must be an integer or a flat list of integers", got=repr(bits)[:80]
+        ) from None
     if array.ndim > 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise SpaceError(f"bits of {site!r} must be an integer or a flat list of integers", got=repr(bits)[:80])
     low, high = int(array.min()), int(array.max())
@@ -66,6 +71,10 @@ class BitAssignment(Mapping[str, Bits]):
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[type[BitAssignment], tuple[dict[str, Bits]]]:
+        # the cached hash must not travel: another process hashes strings with another seed
+        return BitAssignment, (self._bits,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BitAssignment) and self._bits == other._bits

@@ -6,23 +6,40 @@ unit, every cost is finite and not negative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
-from typing import TYPE_CHECKING
+from numbers import Real
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.assignment import BitAssignment
-from qsearch.errors import CostModelError
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.errors import CostModelError, QSearchError
 from qsearch.layers import Layer
 from qsearch.space import SearchSpace
 from qsearch.trial import Cost
 
 if TYPE_CHECKING:
     from qsearch.protocols import CostModel
+
+T = TypeVar("T")
+
+
+def _ask(question: Callable[[], T]) -> T:
+    """The model's answer; whatever it raises of its own becomes one clear line."""
+    try:
+        return question()
+    except QSearchError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way; the user needs to know that it was the cost model
+        raise CostModelError("the cost model raised an error", got=f"{type(error).__name__}: {error}") from error
+
+
+def _arrays(totals: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    return {metric: np.asarray(value, dtype=np.float64) for metric, value in totals.items()}
 
 
 @dataclass(frozen=True)
@@ -53,20 +70,16 @@ class NetworkCost:
         """Cost of one assignment.
 
         Raises:
-            CostModelError: a cost that is negative, not finite, or of a metric without a unit.
+            CostModelError: a cost that is negative, not finite, missing, or of a metric without a unit; the
+                model raised something of its own.
         """
-        cost = self.model.estimate(self.layers, assignment)
+        cost = _ask(lambda: self.model.estimate(self.layers, assignment))
         if not isinstance(cost, Cost):
             raise CostModelError("estimate must return a Cost", got=type(cost).__name__)
         for layer, metrics in cost.layers.items():
             self._check(metrics, f"layer {layer!r}")
         self._check(cost.totals, "the network")
-        missing = set(self.units) - set(cost.totals)
-        if missing:
-            raise CostModelError(
-                "a cost model must return every metric it gives a unit for",
-                got=f"nothing for {', '.join(sorted(missing))}",
-            )
+        self._check_complete(cost.totals)
         return cost
 
     def estimate_many(self, x: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -75,9 +88,12 @@ class NetworkCost:
         Raises:
             CostModelError: as :meth:`estimate`.
         """
-        totals = self.model.estimate_many(self.layers, self.space.bits(x))
-        found = {metric: np.asarray(value, dtype=np.float64) for metric, value in totals.items()}
+        bits = self.space.bits(x)
+        found = _ask(lambda: _arrays(self.model.estimate_many(self.layers, bits)))
+        self._check_complete(found)
         for metric, value in found.items():
+            if value.shape != (len(x),):
+                raise CostModelError(f"{metric} of a batch must have shape ({len(x)},)", got=value.shape)
             for extreme in (value.min(initial=0.0), value.max(initial=0.0)):
                 self._check({metric: float(extreme)}, "the network")
         return found
@@ -104,9 +120,18 @@ class NetworkCost:
             costs = []
             for bits in product(*choices):
                 weight = np.full(layer.kernels, bits[0], dtype=np.int64)
-                costs.append(self.model.layer_cost(layer, weight, bits[1] if len(bits) > 1 else 32)[metric])
+                ask = partial(self.model.layer_cost, layer, weight, bits[1] if len(bits) > 1 else FLOAT_BITS)
+                costs.append(_ask(ask)[metric])
             total += min(costs)
         return min(lowest, float(total))
+
+    def _check_complete(self, metrics: Mapping[str, object]) -> None:
+        missing = set(self.units) - set(metrics)
+        if missing:
+            raise CostModelError(
+                "a cost model must return every metric it gives a unit for",
+                got=f"nothing for {', '.join(sorted(missing))}",
+            )
 
     def _check(self, metrics: Mapping[str, float], where: str) -> None:
         for metric, value in metrics.items():
@@ -115,5 +140,7 @@ class NetworkCost:
                     f"every metric of a cost model must have a unit, {metric!r} has none",
                     fix=f"add it to units, which has: {', '.join(sorted(self.units)) or 'nothing'}",
                 )
+            if not isinstance(value, Real):
+                raise CostModelError(f"{metric} of {where} must be a number", got=value)
             if not np.isfinite(value) or value < 0:
                 raise CostModelError(f"{metric} of {where} must be finite and at least 0", got=float(value))

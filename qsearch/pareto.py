@@ -13,10 +13,15 @@ Points = NDArray[np.float64]
 
 def non_dominated(points: Points) -> NDArray[np.bool_]:
     """Which points no other point dominates (≤ everywhere, < somewhere), shape (A,). Equal points stay together."""
-    keep = np.ones(len(points), dtype=bool)
-    for index, point in enumerate(points):
-        others = points[keep]
-        keep[index] = not np.any(np.all(others <= point, axis=1) & np.any(others < point, axis=1))
+    order = np.lexsort(points.T[::-1])  # no point is dominated by one behind it in this order
+    keep = np.zeros(len(points), dtype=bool)
+    front = np.empty((0, points.shape[1]))
+    for index in order:
+        point = points[index]
+        beaten = np.all(front <= point, axis=1) & np.any(front < point, axis=1)
+        if not beaten.any():
+            keep[index] = True
+            front = np.vstack([front, point])
     return keep
 
 
@@ -29,9 +34,9 @@ def hypervolume(points: Points, reference: Points) -> float:
     inside = points[np.all(points < reference, axis=1)]
     if not len(inside):
         return 0.0
-    inside = np.unique(inside[non_dominated(inside)], axis=0)
     if inside.shape[1] == 1:
         return float(reference[0] - inside.min())
+    inside = np.unique(inside[non_dominated(inside)], axis=0)
     order = inside[np.argsort(inside[:, -1], kind="stable")]
     edges = np.append(order[:, -1], reference[-1])
     slabs = np.diff(edges)

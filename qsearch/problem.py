@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,8 @@ from qsearch.space import SearchSpace
 from qsearch.trial import Cost, Quality, Trial
 
 Direction = Literal["maximize", "minimize"]
+_REFERENCE = r"auto|float|uniform-([1-9]|[12]\d|3[0-2])"
+_CONSTRAINT = r"\s*(?P<metric>[\w-]+)\s*(?P<sign><=|>=|≤|≥)\s*(?P<limit>[\d.]+(?:e[+-]?\d+)?)\s*(?:[x×*]\s*(?P<reference>[\w-]+)|(?P<unit>[A-Za-z][\w-]*))?\s*"
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,52 @@ class Constraint:
     Attributes:
         metric: of quality or of cost.
         at_most, at_least: the limit; exactly one is given.
-        relative_to: None for a number in the metric's unit; "uniform-B" (all sites at B bits) or "float".
+        relative_to: None for a number in the metric's unit; "uniform-B" (all sites at B bits) or "float";
+            "auto" is uniform-8 for a cost and None for a quality.
+        unit: of an absolute limit, if it was written down; checked against the cost model's.
     """
 
     metric: str
     at_most: float | None = None
     at_least: float | None = None
     relative_to: str | None = None
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         if (self.at_most is None) == (self.at_least is None):
             raise ConfigError(f"a constraint on {self.metric!r} needs exactly one of at_most and at_least", got=self)
         if not np.isfinite(self.factor):
             raise ConfigError(f"the limit on {self.metric!r} must be finite", got=self.factor)
-        if self.relative_to is not None and not re.fullmatch(r"float|uniform-([1-9]|[12]\d|3[0-2])", self.relative_to):
+        if self.relative_to is not None and not re.fullmatch(_REFERENCE, self.relative_to):
             raise ConfigError(
                 "relative_to must be 'float' or 'uniform-B' with B in 1..32", got=self.relative_to, fix="e.g. uniform-8"
             )
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """A constraint in one line.
+
+        ``latency<=0.6`` is 0.6 of uniform-8, ``latency<=0.6*uniform-4`` names its reference, ``latency<=0.002s``
+        is absolute; ``accuracy>=0.97`` is absolute, ``accuracy>=0.99*float`` refers to the float network.
+
+        Raises:
+            ConfigError: the text is not of this form.
+        """
+        match = re.fullmatch(_CONSTRAINT, text, flags=re.IGNORECASE)
+        if match is None:
+            raise ConfigError(
+                "a constraint is METRIC<=NUMBER, with *REFERENCE or a unit behind it if need be",
+                got=text,
+                fix="e.g. latency<=0.6, accuracy>=0.99*float",
+            )
+        found = match.groupdict()
+        try:
+            limit = float(found["limit"])
+        except ValueError:
+            raise ConfigError("the limit of a constraint must be a number", got=found["limit"]) from None
+        side: dict[str, float] = {"at_most" if found["sign"] in "<=≤" else "at_least": limit}
+        relative_to = None if found["unit"] else found["reference"] or "auto"
+        return cls(found["metric"], **side, relative_to=relative_to, unit=found["unit"])
 
     @property
     def factor(self) -> float:
@@ -71,13 +102,15 @@ class Constraint:
     @property
     def reference_bits(self) -> int | None:
         """Bits of the uniform assignment the limit refers to; None for an absolute limit."""
-        if self.relative_to is None:
+        if self.relative_to in (None, "auto"):
             return None
+        assert self.relative_to is not None
         return FLOAT_BITS if self.relative_to == "float" else int(self.relative_to.removeprefix("uniform-"))
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most is not None else ">="
-        return f"{self.metric} {sign} {self.factor:g}{f' x {self.relative_to}' if self.relative_to else ''}"
+        behind = f" x {self.relative_to}" if self.relative_to else f" {self.unit}" if self.unit else ""
+        return f"{self.metric} {sign} {self.factor:g}{behind}"
 
 
 @dataclass(frozen=True)
@@ -169,22 +202,41 @@ class Problem:
         }
 
     def minimised(self, trial: Trial) -> Points:
-        """Objective values of a trial, each turned into minimisation, shape (M,); NaN where unknown."""
-        return np.asarray([objective.sign * trial.value(objective.metric) for objective in self.objectives])
+        """See :func:`minimised`."""
+        return minimised(self.objectives, trial)
 
     def front(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Feasible trials that no other feasible trial dominates, best first objective first."""
-        feasible = [trial for trial in trials if trial.feasible]
-        if not feasible:
-            return []
-        points = np.stack([self.minimised(trial) for trial in feasible])
-        keep = [trial for trial, kept in zip(feasible, non_dominated(points), strict=True) if kept]
-        return sorted(keep, key=lambda trial: (*self.minimised(trial), trial.number))
+        """See :func:`front`."""
+        return front(self.objectives, trials)
 
     def best(self, trials: Sequence[Trial]) -> Trial | None:
-        """The feasible trial with the best first objective; ties go to the earlier one."""
-        front = self.front(trials)
-        return front[0] if front else None
+        """See :func:`best`."""
+        return best(self.objectives, trials)
+
+
+def minimised(objectives: Sequence[Objective], trial: Trial) -> Points:
+    """Objective values of a trial, each turned into minimisation, shape (M,); NaN where unknown."""
+    return np.asarray([objective.sign * trial.value(objective.metric) for objective in objectives])
+
+
+def front(objectives: Sequence[Objective], trials: Sequence[Trial]) -> list[Trial]:
+    """Feasible trials that no other feasible trial dominates, best first objective first."""
+    feasible = [trial for trial in trials if trial.feasible]
+    if not feasible:
+        return []
+    points = np.stack([minimised(objectives, trial) for trial in feasible])
+    keep = [trial for trial, kept in zip(feasible, non_dominated(points), strict=True) if kept]
+    tightness = {trial.number: max(trial.violations.values(), default=0.0) for trial in keep}
+    return sorted(keep, key=lambda trial: (*minimised(objectives, trial), tightness[trial.number], trial.number))
+
+
+def best(objectives: Sequence[Objective], trials: Sequence[Trial]) -> Trial | None:
+    """The feasible trial with the best first objective.
+
+    Ties go to the better next objective, then to the trial that leaves more of its tightest limit, then to the earlier.
+    """
+    found = front(objectives, trials)
+    return found[0] if found else None
 
 
 def resolve(constraint: Constraint, cost: NetworkCost, float_quality: Mapping[str, float]) -> Bound:
@@ -201,6 +253,12 @@ def resolve(constraint: Constraint, cost: NetworkCost, float_quality: Mapping[st
         raise ConfigError(
             f"unknown metric {constraint.metric!r} in a constraint", fix=nearest(constraint.metric, known)
         )
+    if constraint.relative_to == "auto":
+        reference = "uniform-8" if constraint.metric in cost.units else None
+        constraint = replace(constraint, relative_to=reference)
+    if constraint.unit not in (None, cost.units.get(constraint.metric)):
+        unit = cost.units.get(constraint.metric, "no unit")
+        raise ConfigError(f"{constraint.metric!r} is measured in {unit}", got=constraint.unit, fix="convert the limit")
     limit = constraint.factor
     bits = constraint.reference_bits
     if bits is not None and constraint.metric in cost.units:

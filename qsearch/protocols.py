@@ -55,8 +55,10 @@ class CostModel(Protocol):
             if not isinstance(found, Mapping):
                 raise CostModelError("layer_cost must return a mapping {metric: cost}", got=type(found).__name__)
             parts[layer.name] = found
-        metrics = dict.fromkeys(metric for found in parts.values() for metric in found)
-        totals = {metric: float(sum(found.get(metric, 0.0) for found in parts.values())) for metric in metrics}
+        totals: dict[str, float] = {}
+        for found in parts.values():  # plain addition: sum() is compensated from Python 3.12, vectorised sums are not
+            for metric, value in found.items():
+                totals[metric] = totals.get(metric, 0.0) + float(value)
         return Cost(totals, dict(self.units), parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
@@ -68,7 +70,7 @@ class CostModel(Protocol):
             )
             for row in range(batch)
         ]
-        return {metric: np.asarray([row.totals[metric] for row in rows]) for metric in self.units}
+        return {metric: np.asarray([row.totals[metric] for row in rows]) for metric in rows[0].totals}
 
 
 def _activation_bits(layer: Layer, assignment: BitAssignment) -> int:

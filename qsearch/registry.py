@@ -5,6 +5,7 @@ Built-ins are found in the same way as anyone else's: no privileged path.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -19,6 +20,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qsearch.errors import ConfigError, PluginError, nearest
 
 Seam = Literal["cost_models", "workloads", "evaluators", "searchers", "sensitivities"]
+_SINGULAR: Mapping[Seam, str] = {
+    "cost_models": "cost model",
+    "workloads": "workload",
+    "evaluators": "evaluator",
+    "searchers": "searcher",
+    "sensitivities": "sensitivity",
+}
 
 
 class PluginOptions(BaseModel):
@@ -46,7 +54,7 @@ def load(seam: Seam, name: str) -> type[Any]:
     if ":" in name:
         return _load_path(name)
     if name not in _entries(seam):
-        raise PluginError(f"unknown {seam.replace('_', ' ').rstrip('s')} {name!r}", fix=nearest(name, names(seam)))
+        raise PluginError(f"unknown {_SINGULAR[seam]} {name!r}", fix=nearest(name, names(seam)))
     try:
         found = _entries(seam)[name].load()
     except Exception as error:  # a plug-in may fail to import in any way; the user needs its name and the reason
@@ -124,7 +132,7 @@ def _import_file(path: Path) -> Any:
     """Import a Python file once, under a name that is its own."""
     if not path.is_file():
         raise PluginError("a plug-in's file must exist", got=str(path))
-    key = f"qsearch_plugin_{path.resolve().as_posix().replace('/', '_').replace('.', '_')}"
+    key = f"qsearch_plugin_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
         if spec is None or spec.loader is None:

@@ -92,7 +92,7 @@ class SearchSpace:
 
     Raises:
         SpaceError: a name twice or unknown, ties of different shape or choices, a site in two ties,
-            fixed bits outside 0..32.
+            fixed bits outside 0..32 (1..32 for activations).
     """
 
     sites: tuple[Site, ...]
@@ -117,8 +117,9 @@ class SearchSpace:
             if len(shapes) > 1 or len(pins) > 1:
                 raise SpaceError("tied sites must have the same choices, kernels and fixed bits", got=", ".join(tie))
         for name, bits in (self.fixed or {}).items():
-            if not 0 <= bits <= FLOAT_BITS:
-                raise SpaceError(f"fixed bits of {name!r} must be within 0..{FLOAT_BITS}", got=bits)
+            fewest = 0 if self._by_name[name].role == "weight" else 1
+            if not fewest <= bits <= FLOAT_BITS:
+                raise SpaceError(f"fixed bits of {name!r} must be within {fewest}..{FLOAT_BITS}", got=bits)
 
     @cached_property
     def _by_name(self) -> dict[str, Site]:
@@ -167,7 +168,15 @@ class SearchSpace:
         return math.prod(len(v.choices) ** v.length for v in self.variables)
 
     def bits(self, x: NDArray[np.int64]) -> dict[str, BitArray]:
-        """Decode index vectors, shape (A, D), to bits per site, shape (A, kernels)."""
+        """Decode index vectors, shape (A, D), to bits per site, shape (A, kernels).
+
+        Raises:
+            SpaceError: wrong shape, or an index out of range.
+        """
+        if x.ndim != 2 or x.shape[1] != self.dimension:
+            raise SpaceError(f"index vectors of this space have shape (A, {self.dimension})", got=x.shape)
+        if np.any(x < 0) or np.any(x >= self.choice_counts):
+            raise SpaceError("every index must be within the choices of its decision", got=f"{x.min()}..{x.max()}")
         batch = len(x)
         found: dict[str, BitArray] = {
             name: np.full((batch, 1), bits, dtype=np.int64) for name, bits in (self.fixed or {}).items()
@@ -187,8 +196,6 @@ class SearchSpace:
         x = np.asarray(x, dtype=np.int64)
         if x.shape != (self.dimension,):
             raise SpaceError(f"an index vector of this space has shape ({self.dimension},)", got=x.shape)
-        if np.any(x < 0) or np.any(x >= self.choice_counts):
-            raise SpaceError("every index must be within the choices of its decision", got=x.tolist())
         return BitAssignment({name: value[0] for name, value in self.bits(x[None]).items()})
 
     def encode(self, assignment: BitAssignment) -> NDArray[np.int64]:
@@ -287,12 +294,13 @@ def build_space(
     Raises:
         SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed``.
     """
+    weights, activations = tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits)))
     sites: list[Site] = []
     for layer in layers:
         kernels = layer.kernels if granularity == "kernel" else 1
-        sites.append(Site(layer.weight_site, layer.name, "weight", tuple(sorted(set(weight_bits))), kernels))
+        sites.append(Site(layer.weight_site, layer.name, "weight", weights, kernels))
         if layer.kind != "embedding":
-            sites.append(Site(layer.activation_site, layer.name, "activation", tuple(sorted(set(activation_bits)))))
+            sites.append(Site(layer.activation_site, layer.name, "activation", activations))
     return SearchSpace(tuple(sites), tuple(map(tuple, ties)), _pins(sites, layers, dict(fixed or {})))
 
 

@@ -1,0 +1,220 @@
+"""A campaign: one searcher on one problem, recorded from the first trial to the test of what it found."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from qsearch import registry
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.config import CampaignConfig, dump
+from qsearch.costs import NetworkCost
+from qsearch.errors import BudgetExhausted, ConfigError, DataError, StorageError
+from qsearch.layers import Layer
+from qsearch.ledger import Ledger
+from qsearch.oracle import CampaignOracle
+from qsearch.problem import Problem, resolve
+from qsearch.protocols import Evaluator, HeldOutEvaluator, Workload
+from qsearch.quantize.trace import trace_layers
+from qsearch.run import CONFIG_FILE, Run, RunInfo, provenance, read_config, read_info, storage_url
+from qsearch.serialise import quality_to_json
+from qsearch.space import build_space
+from qsearch.trial import Quality, Trial
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the campaigns of a sweep share: the network, how it is judged, and what is asked for."""
+
+    workload: Workload
+    evaluator: Evaluator
+    problem: Problem
+    float_quality: Quality
+
+
+def prepare(config: CampaignConfig) -> Setting:
+    """Build the plug-ins of a campaign, and its problem.
+
+    Raises:
+        UserError: whatever is wrong with the campaign, before any evaluation of a search.
+    """
+    cost_model = registry.create("cost_models", config.hardware.name, config.hardware.options)
+    workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
+    layers = layers_of(workload)
+    evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
+    space = build_space(layers, **config.space.model_dump())
+    float_quality = evaluator.evaluate(BitAssignment({site.name: FLOAT_BITS for site in space.sites}))
+    cost = NetworkCost(cost_model, layers, space)
+    problem = Problem(
+        space=space,
+        cost=cost,
+        objectives=tuple(objective.build() for objective in config.objectives),
+        bounds=tuple(resolve(constraint.build(), cost, float_quality.values) for constraint in config.constraints),
+        quality_name=workload.metric,
+    )
+    problem.check_floor()
+    return Setting(workload, evaluator, problem, float_quality)
+
+
+def layers_of(workload: Workload) -> tuple[Layer, ...]:
+    """The layers of a workload's network, traced on its first calibration batch.
+
+    Raises:
+        DataError: the calibration loader is empty.
+    """
+    for inputs, _ in workload.calibration():
+        return trace_layers(workload.model(), inputs)
+    raise DataError(f"the calibration loader of workload {workload.name!r} must not be empty", got="no batch")
+
+
+class Campaign:
+    """One searcher on one problem.
+
+    Args:
+        config: the campaign.
+        root: the folder that holds all runs.
+        on_trial: called after each trial with the oracle, for progress.
+    """
+
+    def __init__(
+        self, config: CampaignConfig, root: Path, on_trial: Callable[[CampaignOracle, Trial], None] | None = None
+    ) -> None:
+        self.config, self.root = config, root
+        self.folder = root / config.name
+        self._on_trial = on_trial or (lambda oracle, trial: None)
+
+    def run(self, setting: Setting | None = None) -> Run:
+        """Search, or resume a search, until the budget is spent; then test what was found.
+
+        Args:
+            setting: from :func:`prepare`, if campaigns share it.
+
+        Raises:
+            UserError, Failure: see :mod:`qsearch.errors`; every recorded trial is kept.
+        """
+        searcher = registry.create("searchers", self.config.searcher.name, self.config.searcher.options)
+        setting = setting or prepare(self.config)
+        with self._locked():
+            ledger = Ledger(
+                storage_url(self.config, self.root), self.config.name, setting.problem.objectives, setting.problem.space
+            )
+            info = self._open(ledger, setting)
+            oracle = self._oracle(setting, ledger)
+            try:
+                searcher.search(oracle)
+            except BudgetExhausted as end:
+                log.debug("%s ended: %s", self.config.name, end)
+            run = Run(self.folder, self.config, info, tuple(ledger.trials()))
+            info = info.model_copy(
+                update={
+                    "status": "complete",
+                    "seconds": oracle.elapsed,
+                    "evaluations": oracle.spent,
+                    "sensitivity_samples": oracle.sensitivity_samples,
+                    "sensitivity_seconds": oracle.sensitivity_seconds,
+                    "tested": _test(setting, run),
+                }
+            )
+            ledger.annotate({"qsearch": info.model_dump(mode="json")})
+        return Run(run.folder, run.config, info, run.trials)
+
+    def _oracle(self, setting: Setting, ledger: Ledger) -> CampaignOracle:
+        oracle = CampaignOracle(
+            problem=setting.problem,
+            evaluator=setting.evaluator,
+            record=ledger,
+            budget=self.config.budget.build(),
+            seed=self.config.seed,
+            max_failures=self.config.max_failures,
+            evaluate_infeasible=self.config.evaluate_infeasible,
+        )
+        oracle.on_trial = lambda trial: self._on_trial(oracle, trial)
+        return oracle
+
+    def _locked(self) -> Any:
+        """The run's folder, made if need be, held against other processes; a dead process holds no lock."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.folder / ".lock", timeout=0).acquire()
+        except Timeout:
+            raise StorageError(
+                "a run may be driven by one process at a time",
+                got=str(self.folder),
+                fix="wait for the other, or stop it",
+            ) from None
+        except OSError as error:
+            raise StorageError("the run's folder must be writable", got=f"{self.folder}: {error}") from error
+
+    def _open(self, ledger: Ledger, setting: Setting) -> RunInfo:
+        """Write the campaign to its folder and ledger, or check that they hold this very campaign."""
+        path = self.folder / CONFIG_FILE
+        if path.is_file():
+            self._check_same(read_config(self.folder))
+        try:
+            temporary = path.with_suffix(f".tmp{time.time_ns()}")
+            dump(self.config, temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise StorageError("the run's folder must be writable", got=f"{path}: {error}") from error
+        if "qsearch" in ledger.attributes:
+            info = read_info(ledger)
+            if info.provenance["versions"] != provenance()["versions"]:
+                log.warning("%s was begun with other versions of its packages; results may differ", self.config.name)
+            return info.model_copy(update={"config": self.config.model_dump(mode="json"), "status": "running"})
+        info = _describe(self.config, setting)
+        ledger.annotate({"qsearch": info.model_dump(mode="json")})
+        return info
+
+    def _check_same(self, earlier: CampaignConfig) -> None:
+        """A run is resumed with the campaign it was begun with; only budget and limits on failures may grow."""
+        free = {"budget", "max_failures"}
+        ours, theirs = self.config.model_dump(mode="json"), earlier.model_dump(mode="json")
+        changed = [key for key in ours if key not in free and ours[key] != theirs[key]]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} holds another campaign",
+                got=f"{changed[0]}: {theirs[changed[0]]!r} there, {ours[changed[0]]!r} here",
+                fix="choose another name, or remove that folder and its ledger",
+            )
+
+
+def _describe(config: CampaignConfig, setting: Setting) -> RunInfo:
+    problem = setting.problem
+    return RunInfo(
+        config=config.model_dump(mode="json"),
+        quality_name=problem.quality_name,
+        units=dict(problem.cost.units),
+        layers=problem.layers,
+        variables={variable.name: list(variable.choices) for variable in problem.space.variables},
+        space_log10=math.log10(problem.space.size),
+        bounds=problem.bounds,
+        reference=dict(problem.cost.estimate(problem.space.reference(8)).totals),
+        float_quality=quality_to_json(setting.float_quality),
+        provenance=provenance(),
+    )
+
+
+def _test(setting: Setting, run: Run) -> dict[str, dict[str, Any]]:
+    """Quality on test data of the float network and of the best trial; nothing where there is no test data."""
+    chosen, evaluator = run.best, setting.evaluator
+    if chosen is None or not isinstance(evaluator, HeldOutEvaluator):
+        return {}
+    known = run.info.tested
+    try:
+        return {
+            "float": known.get("float")
+            or quality_to_json(evaluator.test(BitAssignment(dict.fromkeys(chosen.assignment, FLOAT_BITS)))),
+            str(chosen.number): known.get(str(chosen.number)) or quality_to_json(evaluator.test(chosen.assignment)),
+        }
+    except DataError as error:
+        log.warning("%s: not tested: %s", run.config.name, error)
+        return {}

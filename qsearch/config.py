@@ -1,0 +1,217 @@
+"""The campaign file: what it may say, and how it is read.
+
+A file describes one campaign, or several at once: ``seed`` and ``searcher`` may be lists, and every combination is a
+campaign of its own (a searcher that uses no chance runs for the first seed only). :class:`Sweep` is the file,
+:class:`CampaignConfig` is one campaign of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from qsearch import registry
+from qsearch.errors import ConfigError
+from qsearch.oracle import Budget
+from qsearch.problem import Constraint, Direction, Objective
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginConfig(_Strict):
+    """A plug-in by name, with its options; a bare name is enough."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Plugin = Annotated[PluginConfig, BeforeValidator(_named)]
+Bitwidths = Annotated[tuple[Annotated[int, Field(ge=0, le=32)], ...], Field(min_length=1)]
+
+
+class BudgetConfig(_Strict):
+    """Evaluations, minutes, or whichever ends first."""
+
+    evaluations: Annotated[int, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _given(self) -> BudgetConfig:
+        if self.evaluations is None and self.minutes is None:
+            raise ValueError("needs evaluations or minutes")
+        return self
+
+    def build(self) -> Budget:
+        return Budget(self.evaluations, self.minutes)
+
+
+class SpaceConfig(_Strict):
+    """Bits to choose from, and what is not searched; see :func:`qsearch.space.build_space`."""
+
+    weight_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
+    activation_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
+    granularity: Literal["layer", "kernel"] = "layer"
+    fixed: dict[str, Annotated[int, Field(ge=0, le=32)]] = {}
+    ties: tuple[tuple[str, ...], ...] = ()
+
+
+class ObjectiveConfig(_Strict):
+    metric: str
+    direction: Direction
+
+    def build(self) -> Objective:
+        return Objective(self.metric, self.direction)
+
+
+class ConstraintConfig(_Strict):
+    """A limit; in one line (``latency<=0.6``) or field by field."""
+
+    metric: str
+    at_most: float | None = None
+    at_least: float | None = None
+    relative_to: str | None = None
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> ConstraintConfig:
+        try:
+            self.build()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def build(self) -> Constraint:
+        return Constraint(self.metric, self.at_most, self.at_least, self.relative_to, self.unit)
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = Constraint.parse(value)
+    return {key: getattr(found, key) for key in ConstraintConfig.model_fields}
+
+
+class _Shared(_Strict):
+    """What a campaign and a sweep have in common."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
+    budget: BudgetConfig
+    workload: Plugin
+    hardware: Plugin
+    space: SpaceConfig = SpaceConfig()
+    evaluator: Plugin = PluginConfig(name="ptq")
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (
+        ObjectiveConfig(metric="accuracy", direction="maximize"),
+    )
+    constraints: tuple[Annotated[ConstraintConfig, BeforeValidator(_parsed)], ...] = ()
+    storage: str | None = None
+    max_failures: Annotated[int, Field(gt=0)] = 10
+    evaluate_infeasible: bool = False
+
+
+class CampaignConfig(_Shared):
+    """One searcher on one problem."""
+
+    searcher: Plugin
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class Sweep(_Shared):
+    """A campaign file: one campaign, or every combination of its searchers and seeds."""
+
+    searcher: Annotated[tuple[Plugin, ...], BeforeValidator(_listed), Field(min_length=1)]
+    seed: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_listed), Field(min_length=1)] = (0,)
+
+    def campaigns(self) -> list[CampaignConfig]:
+        """The campaigns of the file; those of a sweep are named ``name/searcher-sSEED``.
+
+        Raises:
+            PluginError: an unknown searcher.
+            ConfigError: two campaigns of the same name.
+        """
+        shared = {key: getattr(self, key) for key in _Shared.model_fields}
+        alone = len(self.searcher) == len(self.seed) == 1
+        found = []
+        for searcher in self.searcher:
+            stochastic = getattr(registry.load("searchers", searcher.name), "stochastic", True)
+            for seed in self.seed if stochastic else self.seed[:1]:
+                name = self.name if alone else f"{self.name}/{_slug(searcher)}-s{seed}"
+                found.append(CampaignConfig(**{**shared, "name": name, "searcher": searcher, "seed": seed}))
+        names = [config.name for config in found]
+        if len(set(names)) != len(names):
+            raise ConfigError("campaigns of a sweep must have different names", got=", ".join(names))
+        return found
+
+
+def _slug(searcher: PluginConfig) -> str:
+    """A short folder name for a searcher, its options included."""
+    name = searcher.name.rpartition(":")[2] if ":" in searcher.name else searcher.name
+    shown = [str(value) for value in searcher.options.values() if isinstance(value, str | int | float)]
+    return "-".join([name, *shown]).replace("/", "-").replace(" ", "")
+
+
+def load(path: Path) -> Sweep:
+    """Read a campaign file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or says something that is not valid.
+    """
+    try:
+        value = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "a campaign file must be readable", got=f"{path}: {error}", fix="qsearch init writes one"
+        ) from None
+    except YAMLError as error:
+        raise ConfigError(f"{path} must be valid YAML", got=" ".join(str(error).split())) from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{path} must be a mapping of settings", got=type(value).__name__, fix="qsearch init writes one"
+        )
+    return parse(value, str(path), path.parent)
+
+
+def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
+    """Settings as a :class:`Sweep`; plug-ins named by file are looked up beside the campaign file, then here.
+
+    Raises:
+        ConfigError: by path, rule and nearest name.
+    """
+    sweep: Sweep = registry.validate(Sweep, value, where)
+    updates: dict[str, Any] = {
+        key: _located(getattr(sweep, key), folder) for key in ("workload", "hardware", "evaluator")
+    }
+    updates["searcher"] = tuple(_located(searcher, folder) for searcher in sweep.searcher)
+    return sweep.model_copy(update=updates)
+
+
+def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
+    """``file.py:Class`` with the file's absolute path, so that a run can be resumed from anywhere."""
+    location, _, name = plugin.name.rpartition(":")
+    if not location.endswith(".py"):
+        return plugin
+    found: Sequence[Path] = [path for path in (folder / location, Path(location)) if path.is_file()]
+    return plugin.model_copy(update={"name": f"{found[0].resolve()}:{name}"}) if found else plugin
+
+
+def dump(config: BaseModel, path: Path) -> None:
+    """Write a configuration as YAML, every setting spelt out."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(config.model_dump(mode="json", exclude_none=True), stream)

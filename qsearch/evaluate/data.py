@@ -1,0 +1,93 @@
+"""A workload's data in memory, read once.
+
+Notation: n samples; the first extent of every tensor is the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qsearch.errors import DataError
+from qsearch.quantize.trace import Inputs
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split, in the loader's order.
+
+    Attributes:
+        inputs: shape (n, …), or a tuple of such tensors for networks with several inputs.
+        targets: shape (n, …).
+    """
+
+    inputs: Inputs
+    targets: Tensor
+
+    def __len__(self) -> int:
+        """n."""
+        return len(self.targets)
+
+    def head(self, count: int) -> Split:
+        """The first ``count`` samples; all where there are fewer."""
+        return Split(_rows(self.inputs, 0, count), self.targets[:count])
+
+    def share(self, fidelity: float) -> Split:
+        """The first ``fidelity`` · n samples, at least one."""
+        return self if fidelity == 1 else self.head(max(1, round(fidelity * len(self))))
+
+    def batches(self, size: int) -> Iterator[Split]:
+        """The samples in order, ``size`` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield Split(_rows(self.inputs, start, start + size), self.targets[start : start + size])
+
+
+def read(loader: Iterable[Any], name: str, samples: int | None = None) -> Split:
+    """Read the first ``samples`` samples of a loader; all where it is None or has fewer.
+
+    Args:
+        loader: yields ``(input, target)``; an input is a tensor, or a list or tuple of tensors.
+        name: what it is, for messages: "validation loader of workload 'digits-resnet'".
+
+    Raises:
+        DataError: it is empty, or yields something else.
+    """
+    inputs: list[tuple[Tensor, ...]] = []
+    targets: list[Tensor] = []
+    count, single = 0, True
+    for batch in loader:
+        given, target = _pair(batch, name)
+        single = isinstance(given, Tensor)
+        inputs.append((given,) if isinstance(given, Tensor) else given)
+        targets.append(target)
+        count += len(target)
+        if samples is not None and count >= samples:
+            break
+    if not count:
+        raise DataError(f"{name} is empty", fix="it must yield at least one (input, target) batch")
+    columns = tuple(torch.cat(column) for column in zip(*inputs, strict=True))
+    split = Split(columns[0] if single else columns, torch.cat(targets))
+    return split if samples is None else split.head(samples)
+
+
+def _pair(batch: Any, name: str) -> tuple[Inputs, Tensor]:
+    """Input and target of one batch."""
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        given, target = batch
+        given = tuple(given) if isinstance(given, list | tuple) else given
+        tensors = given if isinstance(given, tuple) else (given,)
+        if isinstance(target, Tensor) and tensors and all(isinstance(part, Tensor) for part in tensors):
+            if any(len(part) != len(target) for part in tensors):
+                raise DataError(f"{name} must yield as many inputs as targets", got=f"{len(tensors[0])}, {len(target)}")
+            return given, target
+    raise DataError(f"{name} must yield (input, target) batches of tensors", got=f"a {type(batch).__name__}")
+
+
+def _rows(inputs: Inputs, start: int, stop: int) -> Inputs:
+    if isinstance(inputs, tuple):
+        return tuple(part[start:stop] for part in inputs)
+    return inputs[start:stop]

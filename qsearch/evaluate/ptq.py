@@ -1,0 +1,173 @@
+"""``PostTraining``: quality under an assignment by post-training quantisation.
+
+Ranges, corrections and probes use calibration data, :meth:`PostTraining.evaluate` validation data, and
+:meth:`PostTraining.test` test data. The answer to an assignment depends on nothing that was asked before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from qsearch.assignment import BitAssignment
+from qsearch.errors import ConfigError, EvaluationError
+from qsearch.evaluate.data import Split, read
+from qsearch.layers import Layer
+from qsearch.protocols import Probe, Workload
+from qsearch.quantize.network import QuantizedNetwork
+from qsearch.registry import PluginOptions
+from qsearch.trial import Quality
+
+
+class PostTraining:
+    """Evaluates assignments of a workload by post-training quantisation.
+
+    Args:
+        workload: the network and its data. Calibration and validation data are read at once, test data when asked for.
+        layers: the layers of its network.
+        options: see :class:`Options`.
+
+    Raises:
+        DataError: a loader that is empty or malformed, or a network that does not fit its layers.
+    """
+
+    class Options(PluginOptions):
+        """Options of the evaluator.
+
+        Attributes:
+            samples: the first n validation samples are used; all if None.
+            calibration_samples: the first n calibration samples are used.
+            correction: take out the shift that quantisation causes.
+            batch_size: samples in a forward pass; the correction takes all its samples in one.
+            threads: processor threads during an evaluation; as they are if None.
+        """
+
+        samples: int | None = Field(default=None, ge=1)
+        calibration_samples: int = Field(default=512, ge=1)
+        correction: bool = True
+        batch_size: int = Field(default=64, ge=1)
+        threads: int | None = Field(default=None, ge=1)
+
+    def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
+        self._workload = workload
+        self._options = options
+        self._calibration = read(workload.calibration(), self._named("calibration"), options.calibration_samples)
+        self._validation = read(workload.validation(), self._named("validation"), options.samples)
+        self._test: Split | None = None
+        batches = [batch.inputs for batch in self._calibration.batches(options.batch_size)]
+        with _threads(options.threads):
+            self.network = QuantizedNetwork(workload.model(), layers, batches, correction=options.correction)
+            self._float_output = self.network.calibration_output()
+        self._check([], self._float_output, self._calibration)
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        """Quality on validation data; nothing here is left to chance, so ``seed`` changes nothing.
+
+        Args:
+            fidelity: share of the validation samples, from the first.
+
+        Raises:
+            ConfigError: fidelity outside (0, 1].
+            SpaceError: an assignment that does not fit the network.
+            EvaluationError: NaN or infinity, and whether the float network gives it too.
+        """
+        if not 0 < fidelity <= 1:
+            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        return self._quality(assignment, self._validation.share(fidelity))
+
+    def test(self, assignment: BitAssignment) -> Quality:
+        """Quality on the whole test split.
+
+        Raises:
+            DataError: the test loader is empty or malformed.
+            EvaluationError: as :meth:`evaluate`.
+        """
+        if self._test is None:
+            self._test = read(self._workload.test(), self._named("test"))
+        return self._quality(assignment, self._test)
+
+    def probe(self, assignment: BitAssignment) -> Probe:
+        """Loss and divergence on calibration data.
+
+        The divergence is the mean KL(float ‖ quantised) of the softmax of outputs of shape (n, classes); of other
+        outputs it is the mean squared difference from the float ones.
+
+        Raises:
+            EvaluationError: as :meth:`evaluate`.
+        """
+        with _threads(self._options.threads), torch.inference_mode():
+            self.network.apply(assignment)
+            output = self.network.calibration_output()
+            loss = float(self._workload.loss(output, self._calibration.targets))
+            distance = divergence(self._float_output, output)
+        self._check([loss, distance], output, self._calibration)
+        return Probe(loss, distance, self.network.passes * len(self._calibration))
+
+    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
+        """Squared quantisation error of each kernel of a weight site at one bitwidth, shape (kernels,)."""
+        return self.network.weight_errors(site, bits)
+
+    def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
+        losses, scores = 0.0, list[Tensor]()
+        with _threads(self._options.threads), torch.inference_mode():
+            self.network.apply(assignment)
+            for batch in data.batches(self._options.batch_size):
+                output = self.network(batch.inputs)
+                loss = float(self._workload.loss(output, batch.targets))
+                score = self._workload.score(output, batch.targets).float()
+                self._check([loss, float(score.sum())], output, batch)
+                losses += loss * len(batch)
+                scores.append(score)
+        outcomes: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
+        return Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
+
+    def _check(self, numbers: Sequence[float], output: Tensor, data: Split) -> None:
+        """Raise if a loss, a score or an output is not finite."""
+        bad = next((number for number in numbers if not np.isfinite(number)), None)
+        if bad is None and _finite(output):
+            return
+        with torch.inference_mode():
+            self.network.apply(BitAssignment({}))
+            sound = _finite(self.network(data.inputs))
+        whose = "the quantised network does, the float one does not" if sound else "the float network itself does"
+        raise EvaluationError(
+            "outputs, loss and scores of the network must be finite",
+            got=f"{'NaN' if bad is None or np.isnan(bad) else bad} ({whose})",
+            fix="raise the bits" if sound else f"check the weights and the data of workload {self._workload.name!r}",
+        )
+
+    def _named(self, split: str) -> str:
+        return f"{split} loader of workload {self._workload.name!r}"
+
+
+def divergence(floating: Tensor, quantized: Tensor) -> float:
+    """Mean KL(float ‖ quantised) in nats of logits, shape (n, classes ≥ 2); mean squared difference of others."""
+    if floating.dim() != 2 or floating.shape[1] < 2:
+        return float(functional.mse_loss(quantized.double(), floating.double()))
+    expected = functional.log_softmax(floating.double(), -1)
+    found = functional.log_softmax(quantized.double(), -1)
+    return float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))
+
+
+def _finite(output: Tensor) -> bool:
+    return bool(torch.isfinite(output).all())
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use ``count`` processor threads inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)

@@ -1,0 +1,49 @@
+"""How many bits a layer moves to and from DRAM.
+
+Weights are read once a use, at the bits of each kernel. Each feature map is written once and read once, both at the bits
+of the layer that consumes it: what is stored is what the consumer reads. A layer is therefore charged
+
+    2 · input_elements · a · batch
+
+and nothing for its own output, which keeps the cost of a network a sum over layers. An embedding reads the rows that it
+looks up; every row is taken to be looked up equally often.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsearch.assignment import FLOAT_BITS, BitArray
+from qsearch.hardware.kernels import sum_over_kernels
+from qsearch.layers import Layer
+
+IDENTITY: NDArray[np.int64] = np.arange(FLOAT_BITS + 1, dtype=np.int64)
+"""Storage at exactly the assigned bits, shape (33,)."""
+
+
+def weight_traffic(
+    layer: Layer, weight_bits: BitArray, batch: int, stored: NDArray[np.int64] = IDENTITY
+) -> NDArray[np.float64]:
+    """Bits of weights read per forward pass, shape (A,).
+
+    Args:
+        weight_bits: shape (A, K) or (A, 1).
+        batch: samples per forward pass; weights are shared by all of them, looked-up rows are not.
+        stored: bits that a weight of 0..32 bits takes in memory, shape (33,).
+    """
+    bits = sum_over_kernels(weight_bits, layer.kernels, stored)
+    if layer.kind == "embedding":
+        looked_up = batch * layer.uses * layer.positions * layer.kernel_params
+        return bits * looked_up / layer.kernels
+    return (bits * (layer.uses * layer.kernel_params)).astype(np.float64)
+
+
+def feature_traffic(layer: Layer, activation_bits: BitArray, batch: int) -> NDArray[np.float64]:
+    """Bits of the input feature map read per forward pass, shape (A,); as many were written before."""
+    return (activation_bits * (batch * layer.input_elements)).astype(np.float64)
+
+
+def reduction(layer: Layer) -> int:
+    """Length of a kernel's dot product: c_in/g · product of the kernel extents."""
+    return layer.params // layer.out_channels

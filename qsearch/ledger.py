@@ -1,0 +1,219 @@
+"""``Ledger``: the record of trials, an Optuna study in a storage URL.
+
+==================  ==============================================================================
+Optuna              qsearch
+==================  ==============================================================================
+parameter           a variable's bits, by the name of its (first) site; mean bits if kernel-wise
+value               an objective, in the order of the campaign
+constraint          a bound's violation, ≤ 0 when met
+COMPLETE            evaluated
+PRUNED              over a cost bound, not evaluated
+FAIL                failed, with its reason
+user attributes     assignment, cost with its breakdown, quality with outcomes, reason, seconds
+study attributes    what the campaign was, and how it ended
+==================  ==============================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from qsearch.assignment import BitAssignment
+from qsearch.errors import StorageError
+from qsearch.problem import Objective
+from qsearch.serialise import cost_from_json, cost_to_json, quality_from_json, quality_to_json
+from qsearch.space import SearchSpace, Variable
+from qsearch.trial import Trial
+
+log = logging.getLogger(__name__)
+
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "infeasible": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+_DASHBOARD_CONSTRAINTS = "constraints"
+"""System attribute from which optuna-dashboard reads constraints; it does not know Optuna 5's named ones yet."""
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The storage behind a URL: any of Optuna's, or ``journal:path/to/file.log``.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+    with _guard(url):
+        if url.startswith("journal:"):
+            path = Path(url.removeprefix("journal:"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(path)))
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return RDBStorage(url)
+
+
+@contextlib.contextmanager
+def _guard(url: str) -> Iterator[None]:
+    """Turn whatever a storage raises into one line."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # drivers of any database raise classes of their own
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise StorageError(
+            f"the ledger at {url} must be readable and writable",
+            got=f"{type(cause).__name__}: {reason}",
+            fix="check the URL, the server and the free space; what is recorded stays, resume when it is mended",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna reports each study it creates; the campaign says that itself."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+class Ledger:
+    """Trials of one campaign, in one Optuna study.
+
+    Args:
+        url: storage URL.
+        name: name of the study.
+        objectives: of the campaign; their directions must be those of a study that exists.
+        space: names the parameters of trials to be recorded; not needed to read.
+
+    Raises:
+        StorageError: the storage cannot be opened, or holds another kind of study under this name.
+    """
+
+    def __init__(self, url: str, name: str, objectives: Sequence[Objective], space: SearchSpace | None = None) -> None:
+        self.url, self.name = url, name
+        storage = open_storage(url)
+        directions: list[Any] = [objective.direction for objective in objectives]
+        with _guard(url), _quiet():
+            self.study = optuna.create_study(
+                storage=storage, study_name=name, directions=directions, load_if_exists=True
+            )
+            if [direction.name.lower() for direction in self.study.directions] != directions:
+                raise StorageError(
+                    f"study {name!r} in {url} has other objectives", fix="choose another name, or another storage"
+                )
+            if not self.study.user_attrs:
+                self.study.set_metric_names([objective.metric for objective in objectives])
+        self._objectives = tuple(objectives)
+        self._variables = space.variables if space is not None else ()
+
+    def trials(self) -> list[Trial]:
+        """All trials, in order.
+
+        Raises:
+            StorageError: the storage cannot be read, or a trial is not one of qsearch's.
+        """
+        with _guard(self.url):
+            return [_from_frozen(trial) for trial in self.study.get_trials(deepcopy=False)]
+
+    def append(self, trial: Trial) -> None:
+        """Record a trial in one transaction.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        with _guard(self.url):
+            self.study.add_trial(self._to_frozen(trial))
+
+    def annotate(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of the study; values must be JSON."""
+        with _guard(self.url):
+            for key, value in attributes.items():
+                self.study.set_user_attr(key, value)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the study."""
+        with _guard(self.url):
+            return dict(self.study.user_attrs)
+
+    def _to_frozen(self, trial: Trial) -> FrozenTrial:
+        violations = {label: float(value) for label, value in trial.violations.items()}
+        evaluated = trial.quality is not None
+        frozen = optuna.create_trial(
+            state=_STATES[trial.state],
+            values=[trial.value(objective.metric) for objective in self._objectives] if evaluated else None,
+            params={variable.name: _parameter(variable, trial.assignment) for variable in self._variables},
+            distributions={variable.name: _distribution(variable) for variable in self._variables},
+            user_attrs=_attributes(trial),
+            system_attrs={_DASHBOARD_CONSTRAINTS: list(violations.values())} if violations else {},
+            constraints=violations,
+        )
+        frozen.datetime_start = frozen.datetime_complete = datetime.now()
+        return frozen
+
+
+def _attributes(trial: Trial) -> dict[str, Any]:
+    """User attributes of a trial: numbers that a person may want to plot, then what a replay needs."""
+    shown: dict[str, Any] = (
+        {} if trial.cost is None else {key: float(value) for key, value in trial.cost.totals.items()}
+    )
+    if trial.quality is not None:
+        shown.update(trial.quality.values)
+        shown["standard_error"] = trial.quality.standard_error
+    return {
+        **shown,
+        "qsearch:assignment": trial.assignment.to_json(),
+        "qsearch:cost": None if trial.cost is None else json.dumps(cost_to_json(trial.cost)),
+        "qsearch:quality": None if trial.quality is None else json.dumps(quality_to_json(trial.quality)),
+        "qsearch:violations": json.dumps(dict(trial.violations)),
+        "qsearch:seconds": trial.seconds,
+        "reason": trial.reason,
+    }
+
+
+def _from_frozen(frozen: FrozenTrial) -> Trial:
+    attributes = frozen.user_attrs
+    if "qsearch:assignment" not in attributes:
+        raise StorageError(f"trial {frozen.number} was not written by qsearch", fix="use a study of its own")
+    cost, quality = attributes["qsearch:cost"], attributes["qsearch:quality"]
+    states = {value: key for key, value in _STATES.items()}
+    return Trial(
+        number=frozen.number,
+        assignment=BitAssignment.from_json(attributes["qsearch:assignment"]),
+        state=states[frozen.state],  # type: ignore[arg-type]  # the keys are the literals
+        cost=None if cost is None else cost_from_json(json.loads(cost)),
+        quality=None if quality is None else quality_from_json(json.loads(quality)),
+        violations=json.loads(attributes["qsearch:violations"]),
+        reason=attributes["reason"],
+        seconds=attributes["qsearch:seconds"],
+    )
+
+
+def _parameter(variable: Variable, assignment: BitAssignment) -> float | int:
+    bits = assignment[variable.name]
+    return assignment.mean_bits(variable.name) if variable.length > 1 or not isinstance(bits, int) else bits
+
+
+def _distribution(variable: Variable) -> BaseDistribution:
+    choices = variable.choices
+    if variable.length > 1:
+        return FloatDistribution(choices[0], choices[-1])
+    if choices == tuple(range(choices[0], choices[-1] + 1)):
+        return IntDistribution(choices[0], choices[-1])
+    return CategoricalDistribution(choices)

@@ -1,0 +1,197 @@
+"""``CampaignOracle``: the one door to an evaluation.
+
+Membership, memory, cost, budget, failures and the record are handled here once, for every searcher. Recorded trials
+of an earlier, interrupted run answer at once and count as spent, so that the searcher, run again from its start,
+sees the same history and arrives where it died: resume is replay.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from qsearch import registry
+from qsearch.assignment import BitAssignment
+from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError
+from qsearch.problem import Problem
+from qsearch.protocols import Evaluator, SensitivityTable
+from qsearch.trial import Cost, Quality, Trial
+
+log = logging.getLogger(__name__)
+
+PROPOSALS_PER_EVALUATION = 20
+"""Proposals over a cost bound cost no evaluation; this many per evaluation of the budget end a search that makes no other."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend: evaluations, minutes, or whichever of the two ends first."""
+
+    evaluations: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.evaluations, self.minutes) if value is not None]
+        if not given or min(given) <= 0:
+            raise ConfigError("a budget needs evaluations or minutes, above 0", got=self)
+
+
+class Record(Protocol):
+    """Where trials are kept; the ledger of a campaign, or a list."""
+
+    def trials(self) -> Sequence[Trial]:
+        """What is recorded, in order."""
+        ...
+
+    def append(self, trial: Trial) -> None:
+        """Record one trial durably before returning."""
+        ...
+
+
+class MemoryRecord:
+    """A record that lives as long as the process: for tests, benchmarks and use as a library."""
+
+    def __init__(self) -> None:
+        self._trials: list[Trial] = []
+
+    def trials(self) -> Sequence[Trial]:
+        return tuple(self._trials)
+
+    def append(self, trial: Trial) -> None:
+        self._trials.append(trial)
+
+
+@dataclass
+class CampaignOracle:
+    """An :class:`qsearch.protocols.Oracle` on a problem, an evaluator, a record and a budget.
+
+    Args:
+        max_failures: failed evaluations after which the campaign gives up.
+        evaluate_infeasible: spend evaluations on assignments over a cost bound as well.
+        on_trial: called after each new or replayed trial, for progress.
+    """
+
+    problem: Problem
+    evaluator: Evaluator
+    record: Record
+    budget: Budget
+    seed: int = 0
+    max_failures: int = 10
+    evaluate_infeasible: bool = False
+    on_trial: Callable[[Trial], None] = lambda trial: None
+    trials: list[Trial] = field(default_factory=list, init=False)
+    sensitivity_samples: int = field(default=0, init=False)
+    sensitivity_seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._recorded = {trial.assignment: trial for trial in self.record.trials()}
+        self._count = len(self._recorded)
+        self._seen: dict[BitAssignment, Trial] = {}
+        self._tables: dict[str, SensitivityTable] = {}
+        self._evaluations = self._failures = 0
+        self._elapsed = 0.0
+        self._mark = time.perf_counter()
+
+    @property
+    def spent(self) -> int:
+        """Evaluations spent, replayed ones included."""
+        return self._evaluations
+
+    @property
+    def elapsed(self) -> float:
+        """Campaign time in seconds, the recorded time of replayed trials included."""
+        return self._elapsed + time.perf_counter() - self._mark
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations left; under a budget of minutes, as many as fit at the present pace."""
+        left = [] if self.budget.evaluations is None else [self.budget.evaluations - self._evaluations]
+        if self.budget.minutes is not None:
+            seconds = 60 * self.budget.minutes - self.elapsed
+            pace = max(self.elapsed, 1e-9) / max(self._evaluations, 1)
+            left.append(max(1, int(seconds / pace)) if seconds > 0 else 0)
+        return max(0, min(left))
+
+    def evaluate(self, assignment: BitAssignment) -> Trial:
+        """See :meth:`qsearch.protocols.Oracle.evaluate`."""
+        if assignment in self._seen:
+            return self._seen[assignment]
+        self.problem.space.check(assignment)
+        recorded = self._recorded.get(assignment)
+        trial = recorded or self._try(assignment)
+        if recorded is None:
+            self.record.append(trial)
+            self._count += 1
+        self._elapsed += trial.seconds
+        self._mark = time.perf_counter()
+        self._enter(trial)
+        if recorded is None and trial.state == "failed":
+            self._check_failures(trial)
+        return trial
+
+    def evaluate_many(self, assignments: Sequence[BitAssignment]) -> list[Trial]:
+        """See :meth:`qsearch.protocols.Oracle.evaluate_many`."""
+        return [self.evaluate(assignment) for assignment in assignments]
+
+    def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
+        """See :meth:`qsearch.protocols.Oracle.sensitivity`."""
+        key = f"{name} {json.dumps(options or {}, sort_keys=True)}"
+        if key not in self._tables:
+            start = time.perf_counter()
+            estimator = registry.create("sensitivities", name, options)
+            self._tables[key] = estimator.table(self.problem.space, self.evaluator)
+            self.sensitivity_samples += self._tables[key].samples
+            self.sensitivity_seconds += time.perf_counter() - start
+        return self._tables[key]
+
+    def _try(self, assignment: BitAssignment) -> Trial:
+        """Cost, feasibility and quality of an assignment that is not known yet."""
+        proposals = PROPOSALS_PER_EVALUATION * (self.budget.evaluations or 1000)
+        if self.remaining == 0 or len(self.trials) - self._evaluations >= proposals:
+            raise BudgetExhausted("the budget is spent", got=f"{self._evaluations} evaluations")
+        cost = self.problem.cost.estimate(assignment)
+        over = {label: value for label, value in self.problem.violations(cost, None).items() if value > 0}
+        if over and not self.evaluate_infeasible:
+            return self._trial(assignment, "infeasible", cost, None, f"over {', '.join(over)}")
+        try:
+            quality = self._checked(self.evaluator.evaluate(assignment, seed=self.seed))
+        except Exception as error:  # whatever a network or a plug-in raises is the reason this one trial failed
+            reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
+            log.warning("trial %d failed: %s", self._count, reason)
+            return self._trial(assignment, "failed", cost, None, reason)
+        return self._trial(assignment, "complete", cost, quality, "")
+
+    def _checked(self, quality: Quality) -> Quality:
+        """The evaluator's answer, if objectives and constraints can be computed from it."""
+        if not isinstance(quality, Quality) or quality.name != self.problem.quality_name:
+            raise EvaluationError(f"an evaluator must return the Quality {self.problem.quality_name!r}", got=quality)
+        if not all(math.isfinite(value) for value in quality.values.values()):
+            raise EvaluationError(f"loss and {quality.name} must be finite", got=quality.values)
+        return quality
+
+    def _trial(self, assignment: BitAssignment, state: Any, cost: Cost, quality: Quality | None, reason: str) -> Trial:
+        violations = self.problem.violations(cost, quality)
+        seconds = time.perf_counter() - self._mark
+        return Trial(self._count, assignment, state, cost, quality, violations, reason, seconds)
+
+    def _enter(self, trial: Trial) -> None:
+        """Count a trial, new or replayed."""
+        self._seen[trial.assignment] = trial
+        self.trials.append(trial)
+        self._evaluations += trial.evaluated
+        self._failures += trial.state == "failed"
+        self.on_trial(trial)
+
+    def _check_failures(self, trial: Trial) -> None:
+        """Give up when too many have failed; only on a new failure, or no such campaign could be resumed."""
+        if self._failures >= self.max_failures:
+            raise EvaluationError(
+                f"{self._failures} evaluations failed, the limit",
+                got=f"last: {trial.reason}",
+                fix="the ledger keeps every trial; mend the cause and resume",
+            )

@@ -1,0 +1,257 @@
+"""Taking out the shift that quantisation causes.
+
+Notation, per channel of one batch-norm's input, moments on the same calibration data:
+
+=============  ================================================================================
+μ₀, σ²₀        statistics stored by training
+μ_f, σ²_f      moments in the float network
+μ_q, σ²_q      moments under an assignment, with everything before already corrected
+δ              m_f − m_q: shift of a layer's mean output, for layers without a batch-norm behind them
+=============  ================================================================================
+
+::
+
+    μ ← μ₀ + (μ_q − μ_f)        σ² ← σ²₀ · σ²_q / σ²_f        bias ← bias₀ + δ
+
+The stored statistics are moved by what quantisation did to the moments, not replaced by the moments of a small
+sample, so that a float assignment changes nothing. The bias is that of Nagel et al., "Data-Free Quantization Through
+Weight Equalization and Bias Correction", ICCV 2019.
+
+One pass of the network over the calibration data does all of it in sequence: each batch-norm measures its input, takes
+its corrected statistics and only then normalises, so that the layers behind it see corrected inputs. A module
+that runs several times takes the average over its runs; during the pass, the average so far.
+
+The batches of the calibration data pass in lockstep: at each correction all of them wait until the last has been
+measured. What comes out is that of one large batch, without its feature maps, for which caches are too small.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from qsearch.errors import EvaluationError
+from qsearch.quantize.lockstep import in_lockstep, wait
+from qsearch.quantize.moments import Moments, Sums, channel_sums, moments
+from qsearch.quantize.trace import CONVOLUTIONS, Inputs, forward, given
+
+VANISHING = 1e-4
+"""A channel whose variance is below this share of the one it is compared with keeps its stored variance: it
+is constant (its kernel is pruned, or dead in the float network), and the quotient would be noise."""
+
+
+class _Site:
+    """A place in the network that is measured: in float once, and under each assignment."""
+
+    def __init__(self, module: nn.Module, axis: int) -> None:
+        self.module = module
+        self.reference: list[Moments] = []
+        self.found: list[Moments] = []
+        self._axis = axis
+        self._waiting: list[Sums] = []
+
+    def reset(self) -> None:
+        """Forget what was found."""
+        self._waiting.clear()
+        self.found.clear()
+
+    def gather(self, x: Tensor, into: list[Moments]) -> bool:
+        """Wait until all batches are here; the first to go on notes their moments, and is told so."""
+        self._waiting.append(channel_sums(x, self._axis))
+        wait()
+        if not self._waiting:
+            return False
+        into.append(moments(self._waiting))
+        self._waiting.clear()
+        return True
+
+    @property
+    def shift(self) -> Tensor:
+        """Mean found less mean in float, averaged over the runs so far, shape (C,)."""
+        pairs = zip(self.found, self.reference, strict=False)
+        return torch.stack([found[0] - reference[0] for found, reference in pairs]).mean(0)
+
+
+class _Norm(_Site):
+    """A batch-norm with stored statistics."""
+
+    def __init__(self, module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+        super().__init__(module, 1)
+        self._stored = mean, variance
+        self._original = mean.clone(), variance.clone()
+
+    def reset(self) -> None:
+        super().reset()
+        self._store(*self._original)
+
+    def measure(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook: note the moments in the float network."""
+        self.gather(given(args, kwargs), self.reference)
+
+    def correct(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Pre-hook: store the statistics that this run, and those before it, ask for."""
+        if self.gather(given(args, kwargs), self.found):
+            mean, variance = self._original
+            pairs = zip(self.found, self.reference, strict=False)
+            ratios = [variance_ratio(found[1], reference[1], variance) for found, reference in pairs]
+            self._store(mean + self.shift, variance * torch.stack(ratios).mean(0))
+
+    def _store(self, mean: Tensor, variance: Tensor) -> None:
+        self._stored[0].copy_(mean)
+        self._stored[1].copy_(variance)
+
+
+class _Bias(_Site):
+    """A layer whose output does not go straight into a batch-norm."""
+
+    def __init__(self, module: nn.Module, channels: int) -> None:
+        super().__init__(module, 1 if isinstance(module, CONVOLUTIONS) else -1)
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        self._original = bias.detach().clone() if isinstance(bias, Tensor) else weight.new_zeros(channels)
+        self._stored = nn.Parameter(self._original.clone(), requires_grad=False)
+        module.bias = self._stored
+
+    def reset(self) -> None:
+        super().reset()
+        self._stored.copy_(self._original)
+
+    def measure(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """Hook: note the mean output in the float network."""
+        self.gather(output, self.reference)
+
+    def correct(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Hook: the output as the corrected bias makes it."""
+        self.gather(output, self.found)
+        shift = self.shift.to(output.dtype)
+        return output - (shift.reshape(-1, *[1] * (output.dim() - 2)) if self._axis == 1 else shift)
+
+    def finish(self) -> None:
+        """Store the corrected bias; not before the end, as every run is measured with the original one."""
+        if self.found:
+            self._stored.copy_(self._original - self.shift)
+
+
+class ShiftCorrection:
+    """Corrects a network's batch-norm statistics and biases for whatever weights and activations it has.
+
+    Batch-norms without stored statistics need no correction and get none; embeddings have no bias and get none.
+
+    Args:
+        model: the network, in float when this is built. Layers that need a bias get one of zero.
+        layers: its quantisable layers, by name.
+        batches: calibration data.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[Inputs]) -> None:
+        self._model, self._batches = model, batches
+        normed = normalised_layers(model, layers, _head(batches[0], 2))
+        self._norms = [
+            _Norm(module, module.running_mean, module.running_var)
+            for module in model.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
+        ]
+        self._biases = [
+            _Bias(module, module.out_features if isinstance(module, nn.Linear) else module.out_channels)
+            for name, module in layers.items()
+            if name not in normed and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        ]
+        self._parts: list[_Norm | _Bias] = [*self._norms, *self._biases]
+        handles = [norm.module.register_forward_pre_hook(norm.measure, with_kwargs=True) for norm in self._norms]
+        handles += [bias.module.register_forward_hook(bias.measure) for bias in self._biases]
+        self._pass(handles)
+
+    @property
+    def exact(self) -> bool:
+        """Whether :meth:`run` returns what the corrected network gives: no module runs more than once."""
+        return max((len(part.reference) for part in self._parts), default=1) <= 1
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Bring back what training stored."""
+        for part in self._parts:
+            part.reset()
+
+    def run(self) -> Tensor:
+        """Correct for the present weights and activations.
+
+        Returns:
+            The corrected network's output on the calibration data, a row per sample; with reused modules, nearly so.
+
+        Raises:
+            EvaluationError: a module does not run as often as in the float network.
+        """
+        self.reset()
+        handles = [norm.module.register_forward_pre_hook(norm.correct, with_kwargs=True) for norm in self._norms]
+        handles += [bias.module.register_forward_hook(bias.correct) for bias in self._biases]
+        outputs = self._pass(handles)
+        if any(len(part.found) != len(part.reference) for part in self._parts):
+            raise EvaluationError(
+                "every layer must run as often as in the float network, for its shift to be corrected",
+                fix="set correction: false for networks whose control flow depends on the data",
+            )
+        with torch.no_grad():
+            for bias in self._biases:
+                bias.finish()
+        return torch.cat(outputs)
+
+    def _pass(self, handles: Iterable[RemovableHandle]) -> list[Tensor]:
+        """Run the batches in lockstep with hooks in place, which are then removed."""
+        try:
+            with torch.inference_mode():
+                return in_lockstep([partial(forward, self._model, batch) for batch in self._batches])
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def variance_ratio(quantized: Tensor, floating: Tensor, stored: Tensor) -> Tensor:
+    """σ²_q / σ²_f per channel; 1 where either vanishes."""
+    sound = (quantized >= VANISHING * floating) & (floating >= VANISHING * stored) & (floating > 0)
+    return torch.where(sound, quantized / floating, torch.ones_like(floating))
+
+
+def normalised_layers(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> frozenset[str]:
+    """Names of the layers whose output goes straight into a batch-norm, every time they run.
+
+    Found by running the network: the batch-norm's input is the layer's output, the same tensor, not written to
+    in between.
+    """
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
+    runs, normed = Counter[str](), Counter[str]()
+
+    def produced(name: str) -> Callable[..., None]:
+        def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            runs[name] += 1
+            outputs[id(output)] = (name, output, output._version)
+
+        return record
+
+    def consumed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = given(args, kwargs)
+        name, output, version = outputs.get(id(x), ("", x, -1))
+        if output._version == version:
+            normed[name] += 1
+
+    handles = [module.register_forward_hook(produced(name)) for name, module in layers.items()]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    handles += [norm.register_forward_pre_hook(consumed, with_kwargs=True) for norm in norms]
+    try:
+        with torch.no_grad():
+            forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(name for name in runs if normed[name] >= runs[name])
+
+
+def _head(inputs: Inputs, count: int) -> Inputs:
+    """The first samples of a batch."""
+    return tuple(part[:count] for part in inputs) if isinstance(inputs, tuple) else inputs[:count]

@@ -1,0 +1,208 @@
+"""``QuantizedNetwork``: a copy of a network that takes on bit assignments.
+
+Quantised weights are tabulated once per (site, bits), so that an assignment costs look-ups: a layer-wise choice swaps
+a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantised in hooks. Then
+:mod:`qsearch.quantize.correction` takes out the shift that quantisation causes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
+from qsearch.errors import DataError, SpaceError, nearest
+from qsearch.layers import Layer
+from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
+from qsearch.quantize.correction import ShiftCorrection
+from qsearch.quantize.trace import Inputs, forward, given
+from qsearch.quantize.weights import QuantizedWeight, WeightTable
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]
+
+
+class QuantizedNetwork:
+    """A network under bit assignments; float until the first one is applied.
+
+    Works on a deep copy: the network given is never touched. Weights that several layers share are quantised by
+    each of them on its own. What the network computes depends on the last assignment only, not on those before it.
+
+    Args:
+        model: the float network.
+        layers: its layers, as traced; each has a weight site and, but for embeddings, an input site.
+        calibration: batches of inputs. All of them set the activation ranges; together, as one batch, they correct
+            the shift.
+        correction: take out the shift that quantisation causes, after every new assignment.
+
+    Raises:
+        DataError: no calibration data, a layer that the network does not have, numbers that are not finite.
+    """
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], calibration: Sequence[Inputs], *, correction: bool = True
+    ) -> None:
+        if not calibration:
+            raise DataError("calibration needs at least one batch", got="none")
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._calibration = tuple(calibration)
+        self._modules = _own_modules(self.model, layers)
+        self._weights = {
+            layer.weight_site: WeightTable(layer.weight_site, _weight(self._modules[layer.name])) for layer in layers
+        }
+        self._ranges = {
+            layer.activation_site: ActivationRange(layer.activation_site)
+            for layer in layers
+            if layer.kind != "embedding"
+        }
+        self._quantizers: dict[str, ActivationQuantizer] = {}
+        self._bits: dict[str, Bits] = dict.fromkeys([*self._weights, *self._ranges], FLOAT_BITS)
+        self._calibrate()
+        self._correction = ShiftCorrection(self.model, self._modules, self._calibration) if correction else None
+        self._settled = True
+        self._output: Tensor | None = None
+        for site in self._ranges:
+            self._module(site).register_forward_pre_hook(self._quantise_input(site), with_kwargs=True)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of all sites that an assignment may set."""
+        return tuple(self._bits)
+
+    def apply(self, assignment: BitAssignment) -> None:
+        """Take on an assignment; sites that it does not name are float.
+
+        Raises:
+            SpaceError: a site that the network does not have, or bits that it cannot take.
+            EvaluationError: the shift cannot be corrected.
+        """
+        for site in assignment:
+            if site not in self._bits:
+                raise SpaceError(f"the network has no site {site!r}", fix=nearest(site, self._bits))
+        wanted = {site: assignment.get(site, FLOAT_BITS) for site in self._bits}
+        changed = [site for site in wanted if wanted[site] != self._bits[site]]
+        if not changed and self._settled:
+            return
+        self._settled, self._output = False, None
+        for site in changed:
+            self._set(site, wanted[site])
+            self._bits[site] = wanted[site]
+        self._correct()
+        self._settled = True
+
+    def __call__(self, inputs: Inputs) -> Any:
+        """The network's output under the present assignment, in inference mode."""
+        with torch.inference_mode():
+            return forward(self.model, inputs)
+
+    def calibration_output(self) -> Tensor:
+        """Output on the calibration data, a row per sample; costs nothing where the correction has given it."""
+        if self._output is None:
+            self._output = torch.cat([self(batch) for batch in self._calibration])
+        return self._output
+
+    @property
+    def passes(self) -> int:
+        """Forward passes over the calibration data that an assignment and its :meth:`calibration_output` take."""
+        return 1 if self._correction is None or self._correction.exact else 2
+
+    def quantized_weight(self, site: str, bits: int) -> QuantizedWeight:
+        """Codes, scales and values of a weight at one bitwidth, 0..31."""
+        return self._table(site).quantized(bits)
+
+    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
+        """Squared error of each kernel of a weight at one bitwidth, shape (K,)."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._table(site).errors(bits)
+
+    def activation_quantizer(self, site: str, bits: int) -> ActivationQuantizer:
+        """Scale and grid of an input activation at one bitwidth, 1..31."""
+        return self._ranges[site].quantizer(bits)
+
+    def _table(self, site: str) -> WeightTable:
+        if site not in self._weights:
+            raise SpaceError(f"the network has no weight site {site!r}", fix=nearest(site, self._weights))
+        return self._weights[site]
+
+    def _module(self, site: str) -> nn.Module:
+        return self._modules[site.rpartition(".")[0]]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _set(self, site: str, bits: Bits) -> None:
+        """Give one site its bits."""
+        if site in self._weights:
+            table = self._weights[site]
+            chosen = bits if isinstance(bits, int) else BitAssignment({site: bits}).vector(site, table.kernels)
+            _weight(self._module(site)).data = table.values(chosen)
+        elif not isinstance(bits, int) or bits < 1:
+            raise SpaceError(f"activation site {site!r} takes one bitwidth of at least 1", got=bits)
+        elif bits == FLOAT_BITS:
+            self._quantizers.pop(site, None)
+        else:
+            self._quantizers[site] = self._ranges[site].quantizer(bits)
+
+    def _correct(self) -> None:
+        if self._correction is None:
+            return
+        if all(bits == FLOAT_BITS for bits in self._bits.values()):
+            self._correction.reset()
+            return
+        output = self._correction.run()
+        self._output = output if self._correction.exact else None
+
+    def _calibrate(self) -> None:
+        """Let every input site see the calibration data, in float."""
+        handles = [
+            self._module(site).register_forward_pre_hook(_observe(seen), with_kwargs=True)
+            for site, seen in self._ranges.items()
+        ]
+        try:
+            for batch in self._calibration:
+                forward(self.model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _quantise_input(self, site: str) -> Hook:
+        def quantise(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+            quantizer = self._quantizers.get(site)
+            if quantizer is None:
+                return None
+            if args:
+                return (quantizer(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "input": quantizer(kwargs["input"])}
+
+        return quantise
+
+
+def _observe(seen: ActivationRange) -> Hook:
+    def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.observe(given(args, kwargs))
+
+    return observe
+
+
+def _own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Module]:
+    """The modules of the layers, each with a weight of its own."""
+    modules = dict(model.named_modules())
+    for layer in layers:
+        if layer.name not in modules:
+            raise DataError(f"the network must have the layer {layer.name!r}", fix=nearest(layer.name, modules))
+        module = modules[layer.name]
+        module.weight = nn.Parameter(_weight(module).detach().clone(), requires_grad=False)
+    return {layer.name: modules[layer.name] for layer in layers}
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight

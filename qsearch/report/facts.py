@@ -1,0 +1,206 @@
+"""What a report says about a run, worked out once: the sentence, averages, limits, the nearest miss."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from qsearch.assignment import BitAssignment
+from qsearch.layers import Layer
+from qsearch.problem import Bound
+from qsearch.report import wording
+from qsearch.report.statistics import Interval, is_share, paired_difference, quality_interval
+from qsearch.run import Run
+from qsearch.trial import Quality, Trial
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """Quality of the best assignment on test data, the float network's, and the paired difference where known."""
+
+    found: Quality
+    float_network: Quality
+    found_interval: Interval
+    float_interval: Interval
+    difference: Interval | None
+
+    __test__ = False  # the name is the subject's, not pytest's
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One cost, or one limit on a quality: what was allowed, and what the best assignment uses.
+
+    Attributes:
+        metric, unit: unit is "" for a quality.
+        bound: None where the cost is not limited.
+        used: value of the best assignment.
+        relative: used as a multiple of uniform 8 bits; None for a quality.
+        allowed_relative: the limit, likewise.
+        share: used / limit, for an upper limit on a cost.
+    """
+
+    metric: str
+    unit: str
+    bound: Bound | None
+    used: float
+    relative: float | None
+    allowed_relative: float | None
+    share: float | None
+
+
+def percent(run: Run, metric: str | None = None) -> bool:
+    """Whether a metric is a share of correct samples and best shown as per cent."""
+    if metric is not None and metric != run.info.quality_name:
+        return False
+    known = [trial.quality for trial in run.trials if trial.quality is not None]
+    sample = [quality for quality in (run.float_quality, run.tested("float"), *known[:1]) if quality is not None]
+    if any(quality.outcomes is not None for quality in sample):
+        return all(is_share(quality) for quality in sample if quality.outcomes is not None)
+    return run.info.quality_name == "accuracy" and all(0 <= quality.metric <= 1 for quality in sample)
+
+
+def mean_bits(
+    layers: Sequence[Layer], assignment: BitAssignment, role: Literal["weight", "activation"]
+) -> float | None:
+    """Mean bits over all weights (by number of parameters) or input activations (by number of elements)."""
+    values, sizes = [], []
+    for layer in layers:
+        site = layer.weight_site if role == "weight" else layer.activation_site
+        if site in assignment:
+            values.append(assignment.mean_bits(site))
+            sizes.append(layer.params if role == "weight" else layer.input_elements)
+    return float(np.average(values, weights=sizes)) if values else None
+
+
+def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:
+    """The bitwidth that every searched site has, if they all agree."""
+    found = {assignment[name] for name in run.info.variables if name in assignment}
+    bits = next(iter(found)) if len(found) == 1 else None
+    return bits if isinstance(bits, int) else None
+
+
+def uniform_trials(run: Run) -> dict[int, Trial]:
+    """Evaluated trials of one bitwidth everywhere: bits → trial."""
+    found: dict[int, Trial] = {}
+    for trial in run.trials:
+        if trial.quality is not None and (bits := uniform_bits(run, trial.assignment)) is not None:
+            found.setdefault(bits, trial)
+    return dict(sorted(found.items()))
+
+
+def relative_cost(run: Run, trial: Trial, metric: str) -> float | None:
+    """A cost as a multiple of uniform 8 bits; None where that costs nothing."""
+    reference = run.info.reference.get(metric, 0.0)
+    return trial.value(metric) / reference if reference > 0 else None
+
+
+def usage(run: Run, trial: Trial) -> list[Usage]:
+    """Every limit, then every cost without one."""
+    rows = [_usage(run, trial, bound.metric, bound) for bound in run.info.bounds]
+    limited = {bound.metric for bound in run.info.bounds}
+    return rows + [_usage(run, trial, metric, None) for metric in run.info.units if metric not in limited]
+
+
+def _usage(run: Run, trial: Trial, metric: str, bound: Bound | None) -> Usage:
+    unit, used = run.info.units.get(metric, ""), trial.value(metric)
+    reference = run.info.reference.get(metric, 0.0) if metric in run.info.units else 0.0
+    upper = bound is not None and not bound.at_least and bound.limit > 0
+    return Usage(
+        metric=metric,
+        unit=unit,
+        bound=bound,
+        used=used,
+        relative=used / reference if reference > 0 else None,
+        allowed_relative=bound.limit / reference if bound is not None and reference > 0 else None,
+        share=used / bound.limit if upper and bound is not None and metric in run.info.units else None,
+    )
+
+
+def tested(run: Run) -> TestResult | None:
+    """The best assignment on test data; None if there is none, or it was not tested."""
+    if run.best is None:
+        return None
+    found, reference = run.tested(str(run.best.number)), run.tested("float")
+    if found is None or reference is None:
+        return None
+    return TestResult(
+        found,
+        reference,
+        quality_interval(found),
+        quality_interval(reference),
+        paired_difference([found], [reference]),
+    )
+
+
+def nearest(run: Run) -> Trial | None:
+    """The trial that misses the limits by least; None if nothing is known of any."""
+    known = [trial for trial in run.trials if trial.state != "failed" and trial.violations]
+    return min(known, key=lambda trial: (max(trial.violations.values()), trial.number), default=None)
+
+
+def failure_reasons(run: Run) -> list[tuple[str, int]]:
+    """Reasons of failed trials with how often each occurred, most frequent first."""
+    return Counter(trial.reason or "no reason given" for trial in run.trials if trial.state == "failed").most_common()
+
+
+def spent_evaluations(run: Run) -> int:
+    """Evaluations in the ledger."""
+    return sum(trial.evaluated for trial in run.trials)
+
+
+def headline(run: Run) -> str:
+    """The result in one sentence."""
+    best = run.best
+    if best is None:
+        return _nothing_found(run)
+    text = f"{_bits_phrase(run, best)}: {_quality_phrase(run, best)}"
+    costs = []
+    for metric in dict.fromkeys([*(bound.metric for bound in run.info.bounds), *run.info.units]):
+        relative = relative_cost(run, best, metric) if metric in run.info.units else None
+        if relative is not None:
+            costs.append(f"{metric} {relative:.2f}")
+    return f"{text}; {', '.join(costs)} of uniform-8." if costs else f"{text}."
+
+
+def _bits_phrase(run: Run, trial: Trial) -> str:
+    weight = mean_bits(run.info.layers, trial.assignment, "weight")
+    activation = mean_bits(run.info.layers, trial.assignment, "activation")
+    parts = [
+        f"{name} at {value:.1f}"
+        for name, value in (("weights", weight), ("activations", activation))
+        if value is not None
+    ]
+    return f"{' and '.join(parts)} bits on average".capitalize() if parts else "The best assignment"
+
+
+def _quality_phrase(run: Run, trial: Trial) -> str:
+    shown, result = percent(run, run.info.quality_name), tested(run)
+    if result is not None:
+        found = wording.quality_range(result.found_interval, shown)
+        return (
+            f"{found} {run.info.quality_name} on test data, float {wording.quality(result.float_network.metric, shown)}"
+        )
+    found = wording.quality(trial.value(run.info.quality_name), shown)
+    reference = wording.quality(run.float_quality.metric, shown)
+    return f"{found} {run.info.quality_name} on validation data, float {reference}"
+
+
+def _nothing_found(run: Run) -> str:
+    spent = wording.count(spent_evaluations(run), "evaluation")
+    if not run.trials:
+        return "Nothing has been tried yet."
+    closest = nearest(run)
+    if closest is None:
+        return f"No usable assignment was found in {spent}: every one of them failed."
+    label, value = max(closest.violations.items(), key=lambda item: item[1])
+    if value <= 0:
+        return f"No usable assignment was found in {spent}."
+    return (
+        f"No assignment within the limits was found in {spent}. "
+        f"The nearest, trial {closest.number}, misses “{label}” by {100 * value:.3g} %."
+    )

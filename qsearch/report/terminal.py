@@ -1,0 +1,99 @@
+"""A run, or a comparison, as tables in the terminal: within 100 columns. Loads neither plots nor templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.report import facts, wording
+from qsearch.report.comparison import ComparisonRow
+from qsearch.report.phrases import cost_metrics, cost_text, lines, objective_text, runs_text
+from qsearch.run import Run
+
+
+def run_table(run: Run) -> Table:
+    """What a run found and spent: a fact per row."""
+    table = Table(
+        box=None, show_header=False, title=Text(run.config.name, style="bold"), title_justify="left", pad_edge=False
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(run).items():
+        table.add_row(Text(name), value)
+    return table
+
+
+def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
+    """One row per searcher."""
+    metrics = cost_metrics(rows[0]) if rows else ()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("searcher", overflow="fold", min_width=8)
+    metric = rows[0].metric if rows else "objective"
+    for name in ("runs", f"best {metric}", "test", "test − float", *metrics, "hyper-\nvolume", "evals", "time"):
+        table.add_column(Text(name), justify="right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row, metrics)))
+    return table
+
+
+def _cells(row: ComparisonRow, metrics: Sequence[str]) -> list[str]:
+    return [
+        row.searcher,
+        runs_text(row),
+        lines(objective_text(row)),
+        "–" if row.test is None else wording.quality(row.test.mean, row.test_percent, 2),
+        "–" if row.test_difference is None else lines(wording.difference(row.test_difference, row.test_percent)),
+        *(lines(cost_text(row, metric)) for metric in metrics),
+        "–" if row.hypervolume is None else f"{row.hypervolume.mean:.3f}",
+        f"{row.evaluations:,.0f}",
+        wording.times(row.seconds),
+    ]
+
+
+def _facts(run: Run) -> dict[str, Text]:
+    best, result, shown = run.best, facts.tested(run), facts.percent(run)
+    found = {"result": Text(facts.headline(run), style="bold" if best is not None else "bold red")}
+    if result is not None and result.difference is not None:
+        found["against float"] = Text(f"{wording.difference(result.difference, shown)}, paired, 95 % interval")
+    if best is not None:
+        found["limits"] = Text("\n".join(_limit_lines(run)) or "none")
+        found["weight bits"] = Text(bits_line(run, best.assignment, "weight"))
+        found["activation bits"] = Text(bits_line(run, best.assignment, "activation"))
+    failed = sum(trial.state == "failed" for trial in run.trials)
+    failures = f", {wording.count(failed, 'failure')}" if failed else ""
+    spent = wording.count(facts.spent_evaluations(run), "evaluation")
+    found["spent"] = Text(f"{spent}{failures}, {wording.times(run.info.seconds)}")
+    if run.info.status == "running":
+        found["status"] = Text("has not ended", style="yellow")
+    return found
+
+
+def _limit_lines(run: Run) -> list[str]:
+    assert run.best is not None
+    lines = []
+    for row in facts.usage(run, run.best):
+        if row.bound is None:
+            continue
+        shown = facts.percent(run, row.metric)
+        used = wording.amount(row.used, row.unit) if row.metric in run.info.units else wording.quality(row.used, shown)
+        share = "" if row.share is None else f" ({wording.share(row.share)} used)"
+        lines.append(f"{row.bound.label}: {used} {wording.limit(row.bound, row.unit, shown)}{share}")
+    return lines
+
+
+def bits_line(run: Run, assignment: BitAssignment, role: str) -> str:
+    """Bits of all layers in a row, in the order of the network; means with one decimal where kernels differ."""
+    cells = []
+    for layer in run.info.layers:
+        bits = assignment.get(layer.weight_site if role == "weight" else layer.activation_site)
+        if bits is None:
+            cells.append("–")
+        elif isinstance(bits, int):
+            cells.append("f" if bits == FLOAT_BITS else str(bits))
+        else:
+            cells.append(f"{sum(bits) / len(bits):.1f}")
+    return " ".join(cells)

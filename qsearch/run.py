@@ -1,0 +1,197 @@
+"""``Run``: a campaign's folder and ledger, read back. What the report, the comparison and the CLI look at.
+
+A run's folder holds ``campaign.yaml``, every setting spelt out. The ledger (``study.db`` in the top folder of the
+run unless the campaign names a storage) holds the trials and, as attributes of the study, what :class:`RunInfo` says.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from qsearch import registry
+from qsearch.config import CampaignConfig
+from qsearch.config import load as load_config
+from qsearch.errors import ConfigError, StorageError
+from qsearch.layers import Layer
+from qsearch.ledger import Ledger
+from qsearch.problem import Bound, Objective, best, front
+from qsearch.serialise import quality_from_json
+from qsearch.trial import Quality, Trial
+
+CONFIG_FILE = "campaign.yaml"
+_PACKAGES = ("qsearch", "torch", "numpy", "scipy", "scikit-learn", "optuna", "gymnasium", "stable-baselines3")
+
+
+class RunInfo(BaseModel):
+    """What a campaign was and how it ended; the attributes of its study.
+
+    Attributes:
+        config: the campaign, resolved.
+        quality_name: what the workload's metric is called.
+        units: cost metric → unit.
+        layers: the layers of the network.
+        variables: what was searched: name → bit choices.
+        space_log10: decimal logarithm of the number of assignments in the space.
+        bounds: the constraints as numbers.
+        reference: cost of uniform 8 bits: metric → value.
+        float_quality: of the float network on validation data.
+        provenance: versions, machine, git commit, start.
+        status: "running" until the search has ended.
+        seconds, evaluations: spent by the search.
+        sensitivity_samples, sensitivity_seconds: spent on sensitivities, on calibration data.
+        tested: quality on test data: "float" and the number of a trial → quality.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    quality_name: str
+    units: dict[str, str]
+    layers: tuple[Layer, ...]
+    variables: dict[str, list[int]]
+    space_log10: float
+    bounds: tuple[Bound, ...]
+    reference: dict[str, float]
+    float_quality: dict[str, Any]
+    provenance: dict[str, Any]
+    status: Literal["running", "complete"] = "running"
+    seconds: float = 0.0
+    evaluations: int = 0
+    sensitivity_samples: int = 0
+    sensitivity_seconds: float = 0.0
+    tested: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A campaign read back from its folder and ledger."""
+
+    folder: Path
+    config: CampaignConfig
+    info: RunInfo
+    trials: tuple[Trial, ...]
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(objective.build() for objective in self.config.objectives)
+
+    @property
+    def float_quality(self) -> Quality:
+        """Of the float network, on validation data."""
+        return quality_from_json(self.info.float_quality)
+
+    @cached_property
+    def best(self) -> Trial | None:
+        return best(self.objectives, self.trials)
+
+    @cached_property
+    def front(self) -> list[Trial]:
+        return front(self.objectives, self.trials)
+
+    def tested(self, which: str) -> Quality | None:
+        """Quality on test data: of "float", or of a trial by its number."""
+        found = self.info.tested.get(which)
+        return None if found is None else quality_from_json(found)
+
+
+def storage_url(config: CampaignConfig, root: Path) -> str:
+    """The ledger's storage: the campaign's, or a SQLite file in the top folder of the run."""
+    return config.storage or f"sqlite:///{root / config.name.split('/')[0] / 'study.db'}"
+
+
+def read_config(folder: Path) -> CampaignConfig:
+    """The campaign of a run's folder.
+
+    Raises:
+        ConfigError: no run there, or its file is damaged.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        inner = sorted(str(found.parent) for found in folder.glob(f"*/{CONFIG_FILE}"))
+        fix = f"its runs are: {', '.join(inner)}" if inner else "qsearch run FILE makes one"
+        raise ConfigError(f"a run's folder must hold {CONFIG_FILE}", got=str(folder), fix=fix)
+    campaigns = load_config(path).campaigns()
+    if len(campaigns) != 1:
+        raise ConfigError(f"{path} must describe one campaign", got=f"{len(campaigns)}")
+    return campaigns[0]
+
+
+def root_of(folder: Path, config: CampaignConfig) -> Path:
+    """The folder that holds all runs, as the run's name has one or two parts below it."""
+    return folder.resolve().parents[config.name.count("/")]
+
+
+def load(folder: Path) -> Run:
+    """Read a run back.
+
+    Raises:
+        ConfigError: no run there.
+        StorageError: its ledger cannot be read, or has no campaign in it.
+    """
+    config = read_config(folder)
+    objectives = [objective.build() for objective in config.objectives]
+    url = storage_url(config, root_of(folder, config))
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise StorageError("the ledger of a run must exist", got=url, fix=f"qsearch resume {folder}")
+    ledger = Ledger(url, config.name, objectives)
+    return Run(folder, config, read_info(ledger), tuple(ledger.trials()))
+
+
+def read_info(ledger: Ledger) -> RunInfo:
+    """The campaign's attributes from its ledger.
+
+    Raises:
+        StorageError: there are none, or they are damaged.
+    """
+    attributes = ledger.attributes.get("qsearch")
+    if not isinstance(attributes, Mapping):
+        raise StorageError(
+            f"study {ledger.name!r} in {ledger.url} holds no campaign yet", fix="resume the run to write it"
+        )
+    try:
+        found: RunInfo = registry.validate(RunInfo, dict(attributes), f"study {ledger.name!r}")
+    except ConfigError as error:
+        raise StorageError("the campaign's record is damaged", got=str(error)) from None
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what this process runs."""
+    return {
+        "versions": {name: metadata.version(name) for name in _PACKAGES if _installed(name)},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "git": _git_commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_commit() -> str | None:
+    """Commit of the working folder the campaign was started in, "+" if it had changes; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -1,0 +1,70 @@
+"""Files outside the repository: where data and caches live, checksums, and writes that never leave half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+from qsearch.errors import DataError
+
+
+def cache_folder() -> Path:
+    """Where trained weights are kept: ``QSEARCH_CACHE``, else the platform's cache folder. It need not exist."""
+    chosen = os.environ.get("QSEARCH_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("qsearch")
+
+
+def data_roots(option: str | None = None) -> tuple[Path, ...]:
+    """Folders to look for data in, in order: the option, ``QSEARCH_DATA``, the platform's data folder.
+
+    Raises:
+        DataError: the option names no folder; the other two need not exist.
+    """
+    if option is not None and not Path(option).expanduser().is_dir():
+        raise DataError("option 'data' must name a folder", got=option, fix="give the folder that holds the files")
+    chosen = [folder for folder in (option, os.environ.get("QSEARCH_DATA")) if folder]
+    return (*(Path(folder).expanduser() for folder in chosen), platformdirs.user_data_path("qsearch"))
+
+
+def find(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first file or folder of this name in ``folders``."""
+    return next((folder / name for folder in folders if (folder / name).exists()), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False where its folder may not be read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; its folder is made where missing.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; a file that was there is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            Path(name).unlink()
+        raise

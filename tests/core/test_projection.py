@@ -1,0 +1,139 @@
+"""The projection against a literal walk of HAQ's action wall, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsearch.costs import NetworkCost
+from qsearch.layers import Layer
+from qsearch.problem import Bound, Objective, Problem
+from qsearch.projection import project
+from qsearch.protocols import CostModel
+from qsearch.space import build_space
+
+METRICS = ("latency", "energy")
+
+
+class Tables(CostModel):
+    """Random monotone tables, one entry per pair of bits and layer, scaled by the mean over its kernels."""
+
+    units: Mapping[str, str] = dict.fromkeys(METRICS, "s")
+
+    def __init__(self, layers, rng):
+        steps = {layer.name: rng.integers(0, 4, size=(len(METRICS), 9, 9)) for layer in layers}
+        self.tables = {name: step.cumsum(axis=1).cumsum(axis=2) for name, step in steps.items()}
+
+    def layer_cost(self, layer, weight_bits, activation_bits):
+        rows = self.tables[layer.name][:, np.asarray(weight_bits), activation_bits].sum(axis=1)
+        return dict(zip(METRICS, rows.astype(float), strict=True))
+
+    def estimate_many(self, layers, bits):
+        totals = dict.fromkeys(METRICS, 0.0)
+        for layer in layers:
+            weight, activation = bits[layer.weight_site], bits[layer.activation_site]
+            weight = np.broadcast_to(weight, (len(weight), layer.kernels))
+            rows = self.tables[layer.name][:, weight, activation].sum(axis=2)
+            totals = {metric: totals[metric] + row for metric, row in zip(METRICS, rows.astype(float), strict=True)}
+        return totals
+
+
+def random_problem(seed, *, bounds=1):
+    """A problem with random layers, granularity, ties and fixed sites; bounds anywhere from the floor to the top."""
+    rng = np.random.default_rng(seed)
+    layers = tuple(Layer(f"l{i}", "linear", 3, int(rng.integers(1, 5))) for i in range(rng.integers(1, 6)))
+    space = build_space(
+        layers,
+        weight_bits=rng.choice(np.arange(9), size=rng.integers(1, 7), replace=False).tolist(),
+        activation_bits=rng.choice(np.arange(1, 9), size=rng.integers(1, 7), replace=False).tolist(),
+        granularity=str(rng.choice(["layer", "kernel"])),
+        ties=[("l0.input", "l1.input")] if len(layers) > 1 and rng.random() < 0.3 else [],
+        fixed={"last": 5} if len(layers) > 2 and rng.random() < 0.5 else {},
+    )
+    cost = NetworkCost(Tables(layers, rng), layers, space)
+    ends = cost.estimate_many(np.stack([space.lowest, space.highest]))
+    limits = {metric: rng.uniform(*ends[metric]) for metric in METRICS[:bounds]}
+    problem = Problem(
+        space,
+        cost,
+        (Objective("loss", "minimize"),),
+        tuple(Bound(metric, float(limit), False, metric) for metric, limit in limits.items()),
+    )
+    return problem, space.sample(rng, 1)[0], ends
+
+
+def wall(problem, x):
+    """Decisions from last to first, each one choice lower, over and over, until every bound is met."""
+    x = x.copy()
+    while problem.cost_violations(x[None])[0] > 0 and np.any(x > 0):
+        for index in reversed(range(len(x))):
+            x[index] = max(x[index] - 1, 0)
+            if problem.cost_violations(x[None])[0] <= 0:
+                return x
+    return x
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2]))
+@settings(max_examples=200, deadline=None)
+def test_equals_the_literal_wall(seed, bounds):
+    problem, x, _ = random_problem(seed, bounds=bounds)
+    assert np.array_equal(project(problem, x), wall(problem, x))
+
+
+@given(st.integers(0, 2**32))
+@settings(deadline=None)
+def test_within_the_bound_idempotent_and_never_above_the_start(seed):
+    problem, x, _ = random_problem(seed)
+    before = x.copy()
+    found = project(problem, x)
+    assert np.array_equal(x, before)
+    assert problem.cost_violations(found[None])[0] <= 0
+    assert np.all(found <= x)
+    assert np.array_equal(project(problem, found), found)
+    assert problem.space.decode(found) in problem.space
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_every_bound_from_floor_to_top_is_met(seed):
+    problem, _, ends = random_problem(seed)
+    low, high = ends["latency"]
+    for limit in np.linspace(low, high, 9):
+        bounded = Problem(
+            problem.space, problem.cost, problem.objectives, (Bound("latency", float(limit), False, "latency"),)
+        )
+        found = project(bounded, problem.space.highest)
+        assert problem.cost.estimate_many(found[None])["latency"][0] <= limit
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_a_budget_below_the_floor_gives_the_floor_and_no_budget_changes_nothing(seed):
+    problem, x, ends = random_problem(seed)
+    out_of_reach = Bound("latency", float(ends["latency"][0]) - 1.0, False, "latency")
+    impossible = Problem(problem.space, problem.cost, problem.objectives, (out_of_reach,))
+    assert np.array_equal(project(impossible, x), problem.space.lowest)
+    free = Problem(problem.space, problem.cost, problem.objectives)
+    assert np.array_equal(project(free, x), x)
+
+
+def test_by_hand():
+    """Four decisions at 8 bits, each bit of each costs one: 28 of 32 is met after the last four steps of a pass."""
+
+    class Sum(CostModel):
+        units: Mapping[str, str] = {"latency": "s"}
+
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            return {"latency": float(weight_bits[0] + activation_bits)}
+
+    layers = (Layer("a", "linear", 1, 1), Layer("b", "linear", 1, 1))
+    space = build_space(layers, weight_bits=range(2, 9), activation_bits=range(2, 9))
+    cost = NetworkCost(Sum(), layers, space)
+    for limit, bits in ((32, (8, 8, 8, 8)), (30, (8, 8, 7, 7)), (28, (7, 7, 7, 7)), (27, (7, 7, 7, 6)), (8, (2,) * 4)):
+        problem = Problem(
+            space, cost, (Objective("loss", "minimize"),), (Bound("latency", float(limit), False, "latency"),)
+        )
+        assert tuple(space.decode(project(problem, space.highest)).values()) == bits

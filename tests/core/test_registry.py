@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from qsearch.errors import ConfigError, PluginError
+from qsearch.hardware.bismo import Bismo
+from qsearch.hardware.size import Size
+from qsearch.registry import create, load, names
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A file with a plug-in that has nested options, one that has none, and something that is no class."""
+    path = tmp_path / "chip.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            from pydantic import BaseModel
+            from qsearch.registry import PluginOptions
+
+            class Cache(PluginOptions):
+                kilobytes: int = 32
+                ports: int = 1
+
+            class Chip:
+                class Options(PluginOptions):
+                    lanes: int
+                    cache: Cache = Cache()
+
+                def __init__(self, *given):
+                    self.given = given
+
+            class Plain:
+                def __init__(self, *given):
+                    self.given = given
+
+            number = 3
+            """
+        )
+    )
+    return path
+
+
+def test_built_in_cost_models_by_name():
+    assert {"size", "bops", "roofline", "bitfusion", "bismo"} <= set(names("cost_models"))
+    assert names("cost_models") == sorted(names("cost_models"))
+    assert load("cost_models", "bismo") is Bismo
+
+
+def test_module_and_class():
+    assert load("cost_models", "qsearch.hardware.size:Size") is Size
+
+
+def test_file_and_class(plugin):
+    chip = load("cost_models", f"{plugin}:Chip")
+    assert chip.__name__ == "Chip"
+    assert load("cost_models", f"{plugin}:Chip") is chip
+
+
+def test_two_files_of_the_same_name_are_two_modules(plugin, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "chip.py").write_text("class Chip: pass\n")
+    assert load("cost_models", f"{plugin}:Chip") is not load("cost_models", f"{other / 'chip.py'}:Chip")
+
+
+def test_options_arrive_validated_and_behind_the_context(plugin):
+    made = create("cost_models", f"{plugin}:Chip", {"lanes": 4, "cache": {"ports": 2}}, "workload", "layers")
+    assert made.given[:2] == ("workload", "layers")
+    assert (made.given[2].lanes, made.given[2].cache.ports, made.given[2].cache.kilobytes) == (4, 2, 32)
+
+
+def test_without_options_only_the_context_arrives(plugin):
+    assert create("cost_models", f"{plugin}:Plain", None, "workload").given == ("workload",)
+    assert create("cost_models", f"{plugin}:Plain", {}).given == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Chip", {"lanes": 4, "lane": 2}, "unknown option 'lane' in options of .*did you mean 'lanes'"),
+        ("Chip", {"lanes": 4, "cache": {"port": 2}}, r"unknown option 'cache\.port' .*did you mean 'ports'"),
+        ("Chip", {"lanes": "many"}, "lanes in options of .*valid integer.*; got many"),
+        ("Chip", {"lanes": 4, "cache": {"kilobytes": "x"}}, r"cache\.kilobytes in options"),
+        ("Chip", {}, "lanes in options of .*field required"),
+        ("Plain", {"lanes": 4}, "takes no options; got lanes"),
+    ],
+)
+def test_options_that_do_not_fit(plugin, name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        create("cost_models", f"{plugin}:{name}", options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("bsmo", "unknown cost model 'bsmo'; did you mean 'bismo'.*known: .*size"),
+        ("qsearch.hardware.size:Sise", "qsearch.hardware.size has no class 'Sise'; did you mean 'Size'"),
+        ("no_such_module:Class", "cannot be imported; got ModuleNotFoundError"),
+        ("no/such/file.py:Class", "a plug-in's file must exist; got no/such/file.py"),
+        (":Class", "cannot be imported"),
+        ("qsearch.hardware.size:", "has no class ''"),
+        ("math:pi", "must be a class; got float"),
+    ],
+)
+def test_names_that_lead_nowhere(name, message):
+    with pytest.raises(PluginError, match=message):
+        load("cost_models", name)
+
+
+def test_no_such_class_in_a_file(plugin):
+    with pytest.raises(PluginError, match=r"chip\.py has no class 'Chp'; did you mean 'Chip'"):
+        load("cost_models", f"{plugin}:Chp")
+    with pytest.raises(PluginError, match="must be a class; got int"):
+        load("cost_models", f"{plugin}:number")
+
+
+def test_a_file_that_fails_is_told_and_tried_again(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("raise RuntimeError('no licence')\n")
+    with pytest.raises(PluginError, match="cannot be imported; got RuntimeError: no licence"):
+        load("cost_models", f"{path}:Chip")
+    path.write_text("class Chip: pass\n")
+    assert load("cost_models", f"{path}:Chip").__name__ == "Chip"

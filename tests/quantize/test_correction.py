@@ -1,0 +1,315 @@
+"""The correction of shifts, against moments computed by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.errors import EvaluationError
+from qsearch.quantize.correction import (
+    ShiftCorrection,
+    normalised_layers,
+    variance_ratio,
+)
+from qsearch.quantize.lockstep import in_lockstep, wait
+from qsearch.quantize.moments import channel_sums, moments
+from qsearch.quantize.network import QuantizedNetwork
+from qsearch.quantize.trace import trace_layers
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(x: Tensor) -> tuple[Tensor, Tensor]:
+    """By numpy's definition, over all extents but the second."""
+    rows = x.double().transpose(0, 1).flatten(1)
+    return rows.mean(1), rows.var(1, correction=0)
+
+
+class Normed(nn.Module):
+    """conv → bn → relu → conv → bn → relu → linear, with statistics that are not those of the test data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1 = nn.Conv2d(2, 5, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(5)
+        self.conv2 = nn.Conv2d(5, 4, 3)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3, bias=False)
+        for norm in (self.bn1, self.bn2):
+            nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+            nn.init.uniform_(norm.running_var, 0.2, 0.8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = functional.relu(self.bn2(input=self.conv2(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def network(model: nn.Module, data: Tensor) -> QuantizedNetwork:
+    return QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(7)))
+
+
+def weights(bits: int) -> BitAssignment:
+    return BitAssignment({"conv1.weight": bits, "conv2.weight": bits, "head.weight": bits})
+
+
+@torch.no_grad()
+def test_statistics_and_bias_equal_a_computation_by_hand() -> None:
+    model, data = Normed().eval(), normal(30, 2, 9, 9)
+    quantised = network(model, data)
+    quantised.apply(weights(2))
+    found = quantised.model
+    x_f = x_q = data
+    for conv, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+        layer, bn, bias = getattr(model, conv), getattr(model, norm), getattr(model, conv).bias
+        x_f, x_q = functional.conv2d(x_f, layer.weight, bias), functional.conv2d(x_q, getattr(found, conv).weight, bias)
+        (mean_f, var_f), (mean_q, var_q) = by_hand(x_f), by_hand(x_q)
+        mean, var = bn.running_mean + (mean_q - mean_f).float(), bn.running_var * (var_q / var_f).float()
+        torch.testing.assert_close(getattr(found, norm).running_mean, mean, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(getattr(found, norm).running_var, var, rtol=1e-4, atol=1e-6)
+        x_f = functional.batch_norm(x_f, bn.running_mean, bn.running_var, bn.weight, bn.bias).relu()
+        x_q = functional.batch_norm(x_q, mean, var, bn.weight, bn.bias).relu()
+    x_f, x_q = x_f.mean((2, 3)), x_q.mean((2, 3))
+    shift = (x_f @ model.head.weight.T).mean(0) - (x_q @ found.head.weight.T).mean(0)
+    torch.testing.assert_close(found.head.bias, shift, rtol=1e-3, atol=1e-6)
+    assert float(shift.abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_corrected_batch_norms_see_what_they_saw_in_float() -> None:
+    """With stored statistics equal to the data's, each normalised channel keeps mean 0 and variance 1."""
+    model, data = Normed(), normal(40, 2, 9, 9)
+    model.train()
+    for norm in (model.bn1, model.bn2):
+        norm.momentum = 1.0
+    for _ in range(3):
+        model(data)
+    quantised = network(model.eval(), data)
+    quantised.apply(weights(2))
+    seen: list[Tensor] = []
+    for norm in (quantised.model.bn1, quantised.model.bn2):
+        norm.register_forward_hook(lambda module, args, output: seen.append(output))
+    quantised(data)
+    for output in seen:
+        mean, variance = by_hand(output)
+        assert float(mean.abs().max()) < 1e-3
+        torch.testing.assert_close(variance, torch.ones_like(variance), rtol=0.01, atol=0)
+
+
+class Plain(nn.Module):
+    """No batch-norm anywhere; one layer with a bias, two without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv1d(3, 6, 3, bias=False)
+        self.middle = nn.Linear(6, 7)
+        self.head = nn.Linear(7, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.conv(x)).transpose(1, 2)
+        return self.head(functional.relu(self.middle(x))).mean(1)
+
+
+@torch.no_grad()
+def test_without_batch_norm_the_mean_of_every_layer_is_that_of_the_float_network() -> None:
+    model, data = Plain().eval(), normal(50, 3, 12).abs()
+    quantised = network(model, data)
+    quantised.apply(BitAssignment({"conv.weight": 2, "middle.weight": 2, "head.weight": 2}))
+    outputs: dict[str, list[Tensor]] = {}
+    for owner in (model, quantised.model):
+        for name, axis in (("conv", 1), ("middle", 2), ("head", 2)):
+            getattr(owner, name).register_forward_hook(
+                lambda module, args, output, name=name, axis=axis: outputs.setdefault(name, []).append(
+                    output.transpose(1, axis).transpose(0, 1).flatten(1).mean(1)
+                )
+            )
+    model(data)
+    uncorrected = QuantizedNetwork(model, trace_layers(model, data[:1]), [data], correction=False)
+    uncorrected.apply(BitAssignment({"conv.weight": 2, "middle.weight": 2, "head.weight": 2}))
+    quantised(data)
+    for name, means in outputs.items():
+        torch.testing.assert_close(means[-1], means[0], rtol=1e-4, atol=1e-5, msg=name)
+    assert float((uncorrected(data).mean(0) - model(data).mean(0)).abs().max()) > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [Normed, Plain])
+@pytest.mark.parametrize("split", [33, 8])
+def test_float_is_neutral_bit_for_bit_through_the_correction_itself(build: type[nn.Module], split: int) -> None:
+    model = build().eval()
+    data = normal(33, 2, 9, 9) if build is Normed else normal(33, 3, 12)
+    layers = {layer.name: model.get_submodule(layer.name) for layer in trace_layers(model, data[:1])}
+    expected = torch.cat([model(batch) for batch in data.split(split)])
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    correction = ShiftCorrection(model, layers, list(data.split(split)))
+    assert torch.equal(correction.run(), expected)
+    assert torch.equal(torch.cat([model(batch) for batch in data.split(split)]), expected)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+
+
+def test_the_pass_gives_the_output_of_the_corrected_network() -> None:
+    quantised = network(Normed().eval(), normal(30, 2, 9, 9))
+    quantised.apply(weights(3))
+    assert quantised.passes == 1
+    torch.testing.assert_close(quantised.calibration_output(), quantised(normal(30, 2, 9, 9)), rtol=1e-4, atol=1e-6)
+
+
+def test_which_layers_go_straight_into_a_batch_norm() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.straight, self.added = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+            self.rectified, self.sometimes = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norms[0](self.straight(x))
+            x = self.norms[1](self.added(x) + x)
+            x = self.norms[2](self.rectified(x).relu_())
+            return self.sometimes(self.norms[3](self.sometimes(x)))
+
+    model = Mixed().eval()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    assert normalised_layers(model, layers, normal(2, 2, 3, 3)) == {"straight"}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_pruned_channel_keeps_its_variance_and_stays_tame() -> None:
+    model, data = Normed().eval(), normal(30, 2, 9, 9)
+    quantised = network(model, data)
+    quantised.apply(BitAssignment({"conv1.weight": (0, 8, 8, 8, 8)}))
+    assert quantised.model.bn1.running_var[0] == model.bn1.running_var[0]
+    assert bool(torch.isfinite(quantised(data)).all())
+    with torch.no_grad():
+        after = quantised.model.bn1(quantised.model.conv1(data))[:, 0].mean()
+        before = model.bn1(model.conv1(data))[:, 0].mean()
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
+
+
+def test_variance_ratio_is_guarded() -> None:
+    quantised = torch.tensor([2.0, 0.0, 1.0, 1e-9, 1.0], dtype=torch.float64)
+    floating = torch.tensor([1.0, 1.0, 0.0, 1.0, 1e-9], dtype=torch.float64)
+    assert variance_ratio(quantised, floating, torch.ones(5)).tolist() == [2.0, 1.0, 1.0, 1.0, 1.0]
+
+
+class Reused(nn.Module):
+    """A block of convolution and batch-norm that runs twice, and a layer without batch-norm that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv1 = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(3)
+        self.conv2 = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = self.conv2(self.bn(self.conv1(x)).relu()).tanh()
+        return x.mean((2, 3))
+
+
+@torch.no_grad()
+def test_a_reused_module_takes_the_average_over_its_runs() -> None:
+    model, data = Reused().eval(), normal(40, 3, 6, 6) + 0.5
+    quantised = network(model, data)
+    quantised.apply(BitAssignment({"conv1.weight": 2}))
+    assert quantised.passes == 2
+    wq = quantised.model.conv1.weight
+    shifts, ratios, biases = [], [], []
+    x_f = x_q = data
+    for _ in range(2):
+        y_f, y_q = functional.conv2d(x_f, model.conv1.weight, padding=1), functional.conv2d(x_q, wq, padding=1)
+        (mean_f, var_f), (mean_q, var_q) = by_hand(y_f), by_hand(y_q)
+        shifts.append(mean_q - mean_f)
+        ratios.append(var_q / var_f)
+        mean = model.bn.running_mean + torch.stack(shifts).mean(0).float()
+        var = model.bn.running_var * torch.stack(ratios).mean(0).float()
+        z_f, z_q = model.conv2(model.bn(y_f).relu()), model.conv2(functional.batch_norm(y_q, mean, var).relu())
+        biases.append(by_hand(z_f)[0] - by_hand(z_q)[0])
+        x_f, x_q = z_f.tanh(), (z_q + torch.stack(biases).mean(0).float()[:, None, None]).tanh()
+    torch.testing.assert_close(quantised.model.bn.running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quantised.model.bn.running_var, var, rtol=1e-4, atol=1e-5)
+    bias = model.conv2.bias + torch.stack(biases).mean(0).float()
+    torch.testing.assert_close(quantised.model.conv2.bias, bias, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quantised.calibration_output(), quantised(data))
+
+
+def test_batch_norms_without_statistics_are_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    data = normal(20, 2, 5, 5)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), [data])
+    quantised.apply(BitAssignment({"0.weight": 3}))
+    assert bool(torch.isfinite(quantised(data)).all())
+    assert torch.equal(quantised.model[0].bias, model[0].bias)
+
+
+def test_a_layer_that_runs_more_often_than_in_float_is_told() -> None:
+    class Wavering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+            self.more = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x)) if self.more else self.conv(x)
+
+    model = Wavering().eval()
+    quantised = QuantizedNetwork(model, trace_layers(model, normal(1, 2, 3, 3)), [normal(4, 2, 3, 3)])
+    quantised.model.more = True
+    with pytest.raises(EvaluationError, match=r"as often as in the float network.*correction: false"):
+        quantised.apply(BitAssignment({"conv.weight": 3}))
+    quantised.model.more = False
+    quantised.apply(BitAssignment({"conv.weight": 3}))
+    quantised.apply(BitAssignment({"conv.weight": FLOAT_BITS}))
+
+
+@pytest.mark.parametrize("shape", [(64, 5), (16, 5, 7), (8, 5, 6, 6), (4, 5, 3, 3, 3)])
+def test_channel_moments(shape: tuple[int, ...]) -> None:
+    x = normal(*shape) * 3 + 2
+    for parts in ([x], [x[:3], x[3:]]):
+        for found, expected in zip(moments([channel_sums(part) for part in parts]), by_hand(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    last = moments([channel_sums(x.movedim(1, -1), -1)])
+    torch.testing.assert_close(last[0], by_hand(x)[0], rtol=1e-5, atol=1e-7)
+
+
+def test_batches_in_lockstep_give_what_one_batch_gives() -> None:
+    model, data = Normed().eval(), normal(30, 2, 9, 9)
+    layers = trace_layers(model, data[:1])
+    one, several = QuantizedNetwork(model, layers, [data]), QuantizedNetwork(model, layers, list(data.split(4)))
+    for quantised in (one, several):
+        quantised.apply(weights(2))
+    states = zip(one.model.state_dict().values(), several.model.state_dict().values(), strict=True)
+    for expected, found in states:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_passes_wait_for_each_other() -> None:
+    order: list[str] = []
+
+    def task(name: str, stops: int) -> str:
+        for stop in range(stops):
+            order.append(f"{name}{stop}")
+            wait()
+        return name.upper()
+
+    assert in_lockstep([partial(task, "a", 2), partial(task, "b", 1), partial(task, "c", 3)]) == ["A", "B", "C"]
+    assert order == ["a0", "b0", "c0", "a1", "c1", "c2"]
+
+
+def test_a_pass_that_fails_ends_all() -> None:
+    def fail() -> None:
+        wait()
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        in_lockstep([wait, fail])

@@ -1,0 +1,142 @@
+"""Layers found in a network, against geometry counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qsearch.errors import DataError
+from qsearch.layers import Layer
+from qsearch.quantize.trace import trace_layers
+
+
+def only(module: nn.Module, *shape: int) -> Layer:
+    (layer,) = trace_layers(nn.Sequential(module), torch.zeros(shape))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "output_size", "params", "macs"),
+    [
+        (nn.Conv1d(4, 6, 5, padding=2), (2, 4, 20), (20,), 6 * 4 * 5, 20 * 120),
+        (nn.Conv2d(3, 8, 3, stride=2, padding=1), (2, 3, 9, 7), (5, 4), 8 * 3 * 9, 20 * 216),
+        (nn.Conv2d(8, 12, (1, 3), groups=4), (2, 8, 5, 5), (5, 3), 12 * 2 * 3, 15 * 72),
+        (nn.Conv2d(6, 6, 3, groups=6, bias=False), (2, 6, 5, 5), (3, 3), 6 * 9, 9 * 54),
+        (nn.Conv3d(2, 4, 3, padding=1), (2, 2, 3, 4, 5), (3, 4, 5), 4 * 2 * 27, 60 * 216),
+        (nn.Conv2d(3, 8, 3, dilation=2), (1, 3, 9, 9), (5, 5), 216, 25 * 216),
+        (nn.Linear(7, 5), (2, 7), (), 35, 35),
+        (nn.Linear(7, 5), (2, 11, 7), (11,), 35, 11 * 35),
+    ],
+)
+def test_parameters_and_macs_counted_by_hand(
+    module: nn.Module, shape: tuple[int, ...], output_size: tuple[int, ...], params: int, macs: int
+) -> None:
+    layer = only(module, *shape)
+    assert (layer.output_size, layer.params, layer.macs) == (output_size, params, macs)
+    assert layer.bias == (module.bias is not None)
+    assert layer.params == module.weight.numel()
+
+
+def test_a_convolution_in_full() -> None:
+    layer = only(nn.Conv2d(8, 12, (1, 3), stride=(2, 1), groups=4), 3, 8, 5, 6)
+    assert layer == Layer("0", "conv", 8, 12, (1, 3), (2, 1), 4, (5, 6), (3, 4), 1, True)
+
+
+def test_depthwise_is_known() -> None:
+    assert only(nn.Conv2d(6, 6, 3, groups=6), 1, 6, 5, 5).depthwise
+
+
+def test_an_embedding_and_a_linear_layer_on_tokens() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(50, 8)
+            self.project = nn.Linear(8, 3)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.project(input=self.embed(tokens))
+
+    embed, project = trace_layers(Text(), torch.zeros(2, 6, dtype=torch.long))
+    assert (embed.kind, embed.in_channels, embed.out_channels, embed.output_size) == ("embedding", 50, 8, (6,))
+    assert (embed.params, embed.macs, embed.kernels) == (400, 0, 50)
+    assert (project.input_size, project.output_size, project.macs) == ((6,), (6,), 6 * 24)
+
+
+class Reused(nn.Module):
+    """``second`` is defined first, runs twice; ``idle`` never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.idle = nn.Linear(3, 3)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.dropout = nn.Dropout()
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.second(self.dropout(self.first(x)))))
+
+
+def test_order_is_that_of_running_and_reuse_counts_once() -> None:
+    layers = trace_layers(Reused(), torch.zeros(2, 3, 6, 6))
+    assert [layer.name for layer in layers] == ["first", "second"]
+    assert layers[1].uses == 2
+    assert layers[1].macs == 2 * 36 * 4 * 4 * 9
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_geometry_does_not_depend_on_the_batch(batch: int) -> None:
+    assert trace_layers(Reused(), torch.zeros(batch, 3, 6, 6)) == trace_layers(Reused(), torch.zeros(3, 3, 6, 6))
+
+
+def test_positions_folded_into_the_batch_are_counted() -> None:
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+            self.head = nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:  # (B, T, H, W) → (B, T, 3)
+            maps = self.conv(x.reshape(-1, 1, *x.shape[2:]))
+            return self.head(maps.mean((2, 3))).reshape(len(x), -1, 3)
+
+    conv, head = trace_layers(Folded(), torch.zeros(2, 7, 5, 5))
+    assert (conv.uses, conv.macs) == (7, 7 * 9 * 18)
+    assert (head.output_size, head.macs) == ((7,), 7 * 6)
+
+
+def test_several_inputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return self.head(one + other)
+
+    (head,) = trace_layers(Pair(), (torch.zeros(3, 4), torch.zeros(3, 4)))
+    assert head.output_size == ()
+
+
+def test_the_network_and_the_generators_are_left_as_they_are() -> None:
+    model = Reused().train()
+    model.dropout.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    random = torch.random.get_rng_state()
+    trace_layers(model, torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
+    assert model.training
+    assert not model.dropout.training
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(random, torch.random.get_rng_state())
+
+
+def test_a_network_that_does_not_run_is_told_with_its_reason() -> None:
+    with pytest.raises(DataError, match=r"must run on the example input.*RuntimeError.*give an example"):
+        trace_layers(Reused(), torch.zeros(2, 5, 6, 6))
+
+
+def test_a_network_without_layers_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one convolution"):
+        trace_layers(nn.Sequential(nn.ReLU()), torch.zeros(2, 5))

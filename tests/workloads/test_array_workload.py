@@ -1,0 +1,86 @@
+"""``ArrayWorkload``: fixed order, no trace in the caller's state, one clear line for data that does not fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qsearch.errors import DataError
+from qsearch.workloads.base import ArrayWorkload, Samples, Splits
+
+
+class Small(ArrayWorkload):
+    name = "small"
+    classes = 3
+    input_shape = (2,)
+    batch_size = 4
+
+    def __init__(self, inputs: Tensor | None = None, targets: Tensor | None = None) -> None:
+        self.inputs = torch.arange(20.0).view(10, 2) if inputs is None else inputs
+        self.targets = torch.arange(10) % 3 if targets is None else targets
+
+    def load(self) -> Splits:
+        samples = Samples(self.inputs, self.targets)
+        return Splits(calibration=samples, validation=samples, test=None, train=None)
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 3), nn.Dropout())
+
+
+def test_batches_come_in_order_and_the_last_may_be_short() -> None:
+    batches = list(Small().validation())
+    assert [len(targets) for _, targets in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), Small().inputs)
+    assert torch.equal(torch.cat([targets for _, targets in batches]), Small().targets)
+
+
+def test_passing_over_data_leaves_the_random_state() -> None:
+    before = torch.random.get_rng_state()
+    list(Small().validation())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_models_are_copies_in_evaluation_mode() -> None:
+    workload = Small()
+    first = workload.model()
+    nn.init.zeros_(first[0].weight)
+    first.train()
+    second = workload.model()
+    assert bool(second[0].weight.any())
+    assert not any(module.training for module in second.modules())
+
+
+def test_loss_and_score_by_hand() -> None:
+    output = torch.tensor([[0.0, math.log(2.0), 0.0], [math.log(4.0), 0.0, 0.0]])  # softmax 1/4 1/2 1/4; 4/6 1/6 1/6
+    target = torch.tensor([1, 2])
+    assert float(Small().loss(output, target)) == pytest.approx((math.log(2) + math.log(6)) / 2)
+    assert Small().score(output, target).tolist() == [1.0, 0.0]
+
+
+def test_splits_that_do_not_exist() -> None:
+    assert Small().train() is None
+    with pytest.raises(DataError, match="'small' has no test split; report its validation split"):
+        Small().test()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), "the validation split of 'small' must not be empty"),
+        (torch.zeros(3, 2), torch.tensor([0, 1]), "one target per input; got 3 inputs and 2 targets"),
+        (torch.zeros(2, 5), torch.tensor([0, 1]), r"must have shape \(2,\); got \(5,\)"),
+        (torch.zeros(2, 2, 2), torch.tensor([0, 1]), r"must have shape \(2,\); got \(2, 2\)"),
+        (torch.tensor([[0.0, math.nan]]), torch.tensor([0]), "must be finite; got NaN or infinity"),
+        (torch.zeros(2, 2), torch.tensor([0, 3]), r"must be within 0\.\.2; got 0\.\.3"),
+        (torch.zeros(2, 2), torch.tensor([-1, 1]), r"must be within 0\.\.2; got -1\.\.1"),
+        (torch.zeros(2, 2), torch.tensor([0.0, 1.0]), "must be int64 of shape"),
+        (torch.zeros(2, 2), torch.tensor([[0], [1]]), "must be int64 of shape"),
+    ],
+)
+def test_data_that_does_not_fit_is_told_in_one_line(inputs: Tensor, targets: Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        Small(inputs, targets).validation()
+    assert "\n" not in str(caught.value)

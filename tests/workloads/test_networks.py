@@ -1,0 +1,75 @@
+"""The networks: published sizes, the option-A shortcut by loops, and order of modules as hooks see it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qsearch.models.resnet_cifar import CifarResNet, SubsampledShortcut
+from qsearch.models.resnet_digits import DigitsNetwork
+
+
+@pytest.mark.parametrize(("n", "parameters"), [(3, 269_722), (5, 464_154)])
+def test_cifar_resnets_have_the_public_sizes(n: int, parameters: int) -> None:
+    network = CifarResNet(n)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 6 * n + 2
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_cifar_feature_maps_halve_twice() -> None:
+    network = CifarResNet(1)
+    shapes: list[torch.Size] = []
+    for stage in (network.layer1, network.layer2, network.layer3):
+        stage.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape))
+    network(torch.zeros(1, 3, 32, 32))
+    assert shapes == [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+
+
+@pytest.mark.parametrize(("c_in", "c_out", "side"), [(16, 32, 32), (2, 5, 6), (3, 3, 5)])
+def test_option_a_takes_every_second_pixel_between_zero_channels(c_in: int, c_out: int, side: int) -> None:
+    x = torch.randn(2, c_in, side, side, generator=torch.Generator().manual_seed(0))
+    half = (side + 1) // 2
+    expected = torch.zeros(2, c_out, half, half)
+    for channel in range(c_in):
+        for row in range(half):
+            for column in range(half):
+                expected[:, channel + (c_out - c_in) // 2, row, column] = x[:, channel, 2 * row, 2 * column]
+    assert torch.equal(SubsampledShortcut(c_in, c_out)(x), expected)
+
+
+def test_the_digits_network_has_projection_shortcuts_where_the_shape_changes() -> None:
+    network = DigitsNetwork((4, 8, 8), blocks=2)
+    projections = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    ]
+    assert projections == ["stages.1.0.shortcut.conv", "stages.2.0.shortcut.conv"]
+    assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [(CifarResNet(2), torch.rand(2, 3, 32, 32)), (DigitsNetwork(), torch.rand(2, 1, 8, 8))],
+    ids=["cifar", "digits"],
+)
+def test_each_module_runs_once_and_batch_norm_follows_its_convolution(network: nn.Module, inputs: Tensor) -> None:
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    kinds = nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.Linear
+    hooks = [
+        module.register_forward_hook(lambda module, given, output: calls.append((module, given[0], output)))
+        for module in network.modules()
+        if isinstance(module, kinds)
+    ]
+    with torch.no_grad():
+        network.eval()(inputs)
+    assert len({id(module) for module, _, _ in calls}) == len(calls) == len(hooks)
+    for (module, _, output), (following, given, _) in itertools.pairwise(calls):
+        if isinstance(module, nn.Conv2d):
+            assert isinstance(following, nn.BatchNorm2d)
+            assert given is output
