@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,12 +158,7 @@ class Campaign:
         path = self.folder / CONFIG_FILE
         if path.is_file():
             self._check_same(read_config(self.folder))
-        try:
-            temporary = path.with_suffix(f".tmp{time.time_ns()}")
-            dump(self.config, temporary)
-            temporary.replace(path)
-        except OSError as error:
-            raise StorageError("the run's folder must be writable", got=f"{path}: {error}") from error
+        dump(self.config, path)
         if "qsearch" in ledger.attributes:
             info = read_info(ledger)
             if info.provenance["versions"] != provenance()["versions"]:

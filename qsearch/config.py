@@ -8,6 +8,7 @@ campaign of its own (a searcher that uses no chance runs for the first seed only
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from qsearch import registry
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, StorageError
+from qsearch.files import write_atomically
 from qsearch.oracle import Budget
 from qsearch.problem import Constraint, Direction, Objective
 
@@ -200,6 +202,32 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
     return sweep.model_copy(update=updates)
 
 
+def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
+    """A sweep with some settings changed, each as ``path.to.setting=value`` with a YAML value.
+
+    Raises:
+        ConfigError: not of that form, or not valid.
+    """
+    value = sweep.model_dump(mode="json", exclude_none=True)
+    for key in ("searcher", "seed"):
+        value[key] = value[key][0] if len(value[key]) == 1 else value[key]
+    for change in changes:
+        path, found, text = change.partition("=")
+        if not found:
+            raise ConfigError("a setting is changed by path.to.setting=value", got=change)
+        *parents, last = path.split(".")
+        target: Any = value
+        for name in parents:
+            target = target.setdefault(name, {}) if isinstance(target, dict) else None
+        if not isinstance(target, dict):
+            raise ConfigError("a setting's path must lead through groups of settings", got=path)
+        try:
+            target[last] = YAML(typ="safe").load(text)
+        except YAMLError as error:
+            raise ConfigError(f"the value of {path} must be YAML", got=" ".join(str(error).split())) from None
+    return parse(value, where) if changes else sweep
+
+
 def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
     """``file.py:Class`` with the file's absolute path, so that a run can be resumed from anywhere."""
     location, _, name = plugin.name.rpartition(":")
@@ -210,8 +238,15 @@ def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
 
 
 def dump(config: BaseModel, path: Path) -> None:
-    """Write a configuration as YAML, every setting spelt out."""
-    yaml = YAML()
+    """Write a configuration as YAML, every setting spelt out; the file is whole or not there.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    yaml, text = YAML(), StringIO()
     yaml.default_flow_style = None
-    with path.open("w", encoding="utf-8") as stream:
-        yaml.dump(config.model_dump(mode="json", exclude_none=True), stream)
+    yaml.dump(config.model_dump(mode="json", exclude_none=True), text)
+    try:
+        write_atomically(path, text.getvalue().encode())
+    except OSError as error:
+        raise StorageError("the run's folder must be writable", got=f"{path}: {error}") from error

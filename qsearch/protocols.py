@@ -58,7 +58,7 @@ class CostModel(Protocol):
         totals: dict[str, float] = {}
         for found in parts.values():  # plain addition: sum() is compensated from Python 3.12, vectorised sums are not
             for metric, value in found.items():
-                totals[metric] = totals.get(metric, 0.0) + float(value)
+                totals[metric] = totals.get(metric, 0.0) + value
         return Cost(totals, dict(self.units), parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qsearch.errors import StorageError
+from qsearch.files import write_atomically
 from qsearch.report import html, markdown, style
 from qsearch.report.comparison_page import comparison
 from qsearch.report.document import Document
@@ -54,22 +54,12 @@ def write_document(document: Document, folder: Path, name: str) -> Report:
     try:
         (folder / "plots").mkdir(parents=True, exist_ok=True)
         for plot in document.plots:
-            _replace(folder / images[plot.name], style.png(plot.figure))
+            write_atomically(folder / images[plot.name], style.png(plot.figure))
         text, page = folder / f"{name}.md", folder / f"{name}.html"
-        _replace(text, markdown.render(document, images).encode())
-        _replace(page, html.render(document, drawings).encode())
+        write_atomically(text, markdown.render(document, images).encode())
+        write_atomically(page, html.render(document, drawings).encode())
     except OSError as error:
         raise StorageError(
             "the folder of a report must be writable", got=f"{folder}: {error}", fix="check rights and free space"
         ) from error
     return Report(text, page, tuple(folder / image for image in images.values()))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, then put it in its place; an interrupted write leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,12 +1,10 @@
-"""Files outside the repository: where data and caches live, checksums, and writes that never leave half a file."""
+"""Files outside the repository: where data and caches live, and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -48,23 +46,3 @@ def is_file(path: Path) -> bool:
 def sha256(content: bytes) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made where missing.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; a file that was there is left as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
-            Path(name).unlink()
-        raise

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from qsearch.errors import StorageError
-from qsearch.workloads.files import write_atomically
+from qsearch.files import write_atomically
 
 State = Mapping[str, Tensor]
 

@@ -1,0 +1,342 @@
+"""The command line: parse, call, print. Heavy imports wait inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qsearch.errors import ConfigError, QSearchError, nearest
+
+if TYPE_CHECKING:
+    from qsearch.config import Sweep
+    from qsearch.run import Run
+
+app = typer.Typer(
+    name="qsearch",
+    help="Search the precision of each layer and each kernel of a network, for your hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: searcher.options.sampler=gp")]
+RunArgument = Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point: errors become one line; 2 is the user's, 1 a failure, 130 an interruption."""
+    try:
+        app()
+    except QSearchError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"qsearch: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="A campaign file.", show_default=False)],
+    runs: RunsOption = Path("runs"),
+    set_: SetOption = [],  # noqa: B006  # typer reads the default and never changes it
+    as_json: JsonOption = False,
+) -> None:
+    """Run a campaign file; resume it where it was stopped."""
+    from qsearch import config
+
+    _run(config.override(config.load(file), set_, str(file)), runs, as_json)
+
+
+@app.command()
+def search(
+    workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
+    hardware: Annotated[str, typer.Option(help="Cost model.")] = "bismo",
+    searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["ilp"],  # noqa: B006
+    constraint: Annotated[list[str], typer.Option(help="latency<=0.6 is 0.6 of uniform-8.")] = [],  # noqa: B006
+    objective: Annotated[list[str], typer.Option(help="Metric, METRIC:max or METRIC:min; repeat it for a front.")] = [
+        "accuracy"
+    ],  # noqa: B006
+    evaluations: Annotated[int, typer.Option(help="Budget.")] = 64,
+    seed: Annotated[list[int], typer.Option(help="Repeat it for several seeds.")] = [0],  # noqa: B006
+    weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
+    evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
+    name: Annotated[str | None, typer.Option(help="Name of the run.  [default: WORKLOAD-HARDWARE]")] = None,
+    runs: RunsOption = Path("runs"),
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Search without a campaign file."""
+    from qsearch import config
+
+    settings: dict[str, Any] = {
+        "name": name or f"{_plain(workload)}-{_plain(hardware)}",
+        "seed": seed,
+        "budget": {"evaluations": evaluations},
+        "workload": workload,
+        "hardware": hardware,
+        "evaluator": evaluator,
+        "searcher": searcher,
+        "space": {
+            "weight_bits": _bits(weight_bits),
+            "activation_bits": _bits(activation_bits),
+            "granularity": granularity,
+        },
+        "objectives": [_objective(text) for text in objective],
+        "constraints": constraint,
+    }
+    _run(config.override(config.parse(settings, "the command line"), set_, "the command line"), runs, as_json)
+
+
+@app.command()
+def resume(
+    folder: RunArgument,
+    evaluations: Annotated[int | None, typer.Option(help="A larger budget.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run, or with all runs of a sweep, from where it was stopped."""
+    from qsearch import config
+    from qsearch.sweep import read_sweep
+
+    sweep, root = read_sweep(folder)
+    change = [] if evaluations is None else [f"budget.evaluations={evaluations}"]
+    _run(config.override(sweep, change, str(folder)), root, as_json)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")], as_json: JsonOption = False
+) -> None:
+    """Write the report of each run again: Markdown, one HTML page, plots in the dashboard."""
+    written = [_write_report(run) for run in _load(folders)]
+    if as_json:
+        _print_json(written)
+    else:
+        for path in written:
+            typer.echo(path)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or of sweeps.", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="Folder of the page.  [default: first run's parent]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put several runs of one problem on one page."""
+    runs = _load(folders)
+    _compare(runs, output or runs[0].folder.parent, as_json)
+
+
+@app.command()
+def show(
+    folder: RunArgument,
+    trial: Annotated[int | None, typer.Option(help="A trial by number instead of the best.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run found."""
+    from rich.console import Console
+
+    from qsearch.report.summary import summary, trial_values
+    from qsearch.report.terminal import run_table
+
+    for run in _load([folder]):
+        if trial is not None:
+            _print_json(trial_values(run, _trial(run, trial)))
+        elif as_json:
+            _print_json(summary(run))
+        else:
+            Console().print(run_table(run))
+
+
+@app.command()
+def export(
+    folder: RunArgument,
+    trial: Annotated[int | None, typer.Option(help="A trial by number.  [default: the best]")] = None,
+    format_: Annotated[str, typer.Option("--format", help="json or csv.")] = "json",
+    output: Annotated[Path | None, typer.Option(help="A file.  [default: standard output]")] = None,
+) -> None:
+    """Write the assignment of a trial, the best by default."""
+    from qsearch.export import FORMATS
+
+    if format_ not in FORMATS:
+        raise ConfigError(f"unknown format {format_!r}", fix=nearest(format_, FORMATS))
+    run = _one(folder)
+    chosen = run.best if trial is None else _trial(run, trial)
+    if chosen is None:
+        raise ConfigError("a run without a feasible trial has no best one", fix="name one with --trial")
+    text = FORMATS[format_](run, chosen)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def dashboard(
+    folder: RunArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Open the Optuna dashboard on the ledger of a run or a sweep."""
+    from qsearch.dashboard import serve
+
+    serve(_load([folder])[0], host, port)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="workloads, hardware, searchers, evaluators, sensitivities or all.")
+    ] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """List what is installed, with its options."""
+    from qsearch.catalogue import entries
+    from qsearch.registry import Seam
+
+    seams: dict[str, Seam] = {
+        "workloads": "workloads",
+        "hardware": "cost_models",
+        "searchers": "searchers",
+        "evaluators": "evaluators",
+        "sensitivities": "sensitivities",
+    }
+    if what not in {*seams, "all"}:
+        raise ConfigError(f"unknown kind {what!r}", fix=nearest(what, [*seams, "all"]))
+    found = {kind: entries(seam) for kind, seam in seams.items() if what in {kind, "all"}}
+    if as_json:
+        _print_json({kind: [vars(entry) for entry in items] for kind, items in found.items()})
+        return
+    for kind, items in found.items():
+        typer.secho(kind, bold=True)
+        for entry in items:
+            typer.echo(f"  {entry.name:<18} {entry.description}")
+            for option, default in entry.options.items():
+                typer.secho(f"  {'':<18} {option}: {default}", dim=True)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("campaign.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented campaign file to start from."""
+    from importlib.resources import files
+
+    if file.exists() and not force:
+        raise ConfigError("qsearch init replaces no file", got=str(file), fix="choose another name, or add --force")
+    file.write_text(files("qsearch").joinpath("template.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    typer.echo(f"wrote {file}; run it with: qsearch run {file}")
+
+
+def _run(sweep: Sweep, root: Path, as_json: bool) -> None:
+    """Run a sweep with progress, write its reports, and print what was found."""
+    from rich.console import Console
+
+    from qsearch.report.summary import summary
+    from qsearch.report.terminal import run_table
+    from qsearch.sweep import run_sweep
+    from qsearch.terminal import search_progress, set_up_logging
+
+    set_up_logging()
+    try:
+        with search_progress() as progress:
+            runs = run_sweep(sweep, root, on_trial=progress, on_run=lambda run: progress.finish(run.config.name))
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with: qsearch resume {root / sweep.name}", 130)
+    pages = [_write_report(run) for run in runs]
+    if len(runs) > 1:
+        _compare(runs, root / sweep.name, as_json)
+    elif as_json:
+        _print_json(summary(runs[0]))
+    else:
+        Console().print(run_table(runs[0]))
+        typer.echo(f"\nreport     {pages[0]}")
+    if not as_json:
+        typer.echo(f"dashboard  qsearch dashboard {root / sweep.name}")
+
+
+def _compare(runs: list[Run], folder: Path, as_json: bool) -> None:
+    from rich.console import Console
+
+    from qsearch.report.comparison import comparison_rows
+    from qsearch.report.summary import comparison_summary
+    from qsearch.report.terminal import comparison_table
+    from qsearch.report.write import write_comparison
+
+    rows = comparison_rows(runs)
+    page = write_comparison(runs, folder)
+    if as_json:
+        _print_json(comparison_summary(rows))
+    else:
+        Console().print(comparison_table(rows))
+        typer.echo(f"report     {page.html}")
+
+
+def _write_report(run: Run) -> str:
+    """The report of a run, its plots attached to the study; the path of the page."""
+    from qsearch.report.artifacts import attach
+    from qsearch.report.write import write_report
+
+    written = write_report(run)
+    attach(run, written.plots)
+    return str(written.html)
+
+
+def _load(folders: list[Path]) -> list[Run]:
+    """The runs in these folders, those of a sweep included."""
+    from qsearch import run as runs
+    from qsearch.sweep import run_folders
+
+    return [runs.load(found) for folder in folders for found in run_folders(folder) or [folder]]
+
+
+def _one(folder: Path) -> Run:
+    from qsearch.run import load
+
+    return load(folder)
+
+
+def _trial(run: Run, number: int) -> Any:
+    if not 0 <= number < len(run.trials):
+        raise ConfigError(f"the trials of {run.folder} are numbered 0..{len(run.trials) - 1}", got=number)
+    return run.trials[number]
+
+
+def _bits(text: str) -> list[int]:
+    """``2-8`` or ``2,4,8`` as a list."""
+    try:
+        parts = [part.split("-") for part in text.split(",")]
+        return [bits for low, *high in parts for bits in range(int(low), int(high[0] if high else low) + 1)]
+    except ValueError:
+        raise ConfigError("bits are given as 2-8 or as 2,4,8", got=text) from None
+
+
+def _objective(text: str) -> dict[str, str]:
+    """``accuracy`` is maximised, any other metric minimised, unless ``:max`` or ``:min`` stands behind it."""
+    metric, _, direction = text.partition(":")
+    directions = {"max": "maximize", "min": "minimize", "": "maximize" if metric == "accuracy" else "minimize"}
+    if direction not in directions:
+        raise ConfigError("an objective is METRIC, METRIC:max or METRIC:min", got=text)
+    return {"metric": metric, "direction": directions[direction]}
+
+
+def _plain(name: str) -> str:
+    """A plug-in's name as part of a folder's name."""
+    return name.rpartition(":")[2] if ":" in name else name
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))

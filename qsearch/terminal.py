@@ -1,0 +1,68 @@
+"""What a person sees while something runs: errors in one line, logs, and progress on long work."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from qsearch.config import CampaignConfig
+from qsearch.oracle import CampaignOracle
+from qsearch.problem import minimised
+from qsearch.trial import Trial
+
+stderr = Console(stderr=True)
+
+
+def set_up_logging() -> None:
+    """Warnings to standard error; on a terminal also what takes its time, such as training a workload."""
+    handler = RichHandler(console=stderr, show_time=False, show_path=False)
+    logger = logging.getLogger("qsearch")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if stderr.is_terminal else logging.WARNING)
+
+
+class SearchProgress:
+    """A bar per campaign: evaluations, best so far, time left."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._best: dict[str, float] = {}
+
+    def __call__(self, config: CampaignConfig, oracle: CampaignOracle, trial: Trial) -> None:
+        if config.name not in self._tasks:
+            total = config.budget.evaluations
+            self._tasks[config.name] = self._bars.add_task(config.name, total=total, best="")
+        objective = oracle.problem.objectives[0]
+        if trial.feasible:
+            value = float(minimised([objective], trial)[0])
+            self._best[config.name] = min(value, self._best.get(config.name, math.inf))
+        best = self._best.get(config.name)
+        shown = "none feasible yet" if best is None else f"best {objective.metric} {objective.sign * best:.4g}"
+        self._bars.update(self._tasks[config.name], completed=oracle.spent, best=shown)
+
+    def finish(self, name: str) -> None:
+        """Mark a campaign as done, whatever it spent."""
+        if name in self._tasks:
+            task = self._tasks[name]
+            self._bars.update(task, total=self._bars.tasks[task].completed)
+
+
+@contextmanager
+def search_progress() -> Iterator[SearchProgress]:
+    """Progress bars on a terminal; silence elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+        yield SearchProgress(bars)
