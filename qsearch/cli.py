@@ -49,7 +49,7 @@ def _fail(message: str, code: int) -> None:
 def run(
     file: Annotated[Path, typer.Argument(help="A campaign file.", show_default=False)],
     runs: RunsOption = Path("runs"),
-    set_: SetOption = [],  # noqa: B006  # typer reads the default and never changes it
+    set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Run a campaign file; resume it where it was stopped."""
@@ -62,20 +62,20 @@ def run(
 def search(
     workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
     hardware: Annotated[str, typer.Option(help="Cost model.")] = "bismo",
-    searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["ilp"],  # noqa: B006
-    constraint: Annotated[list[str], typer.Option(help="latency<=0.6 is 0.6 of uniform-8.")] = [],  # noqa: B006
+    searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["ilp"],
+    constraint: Annotated[list[str], typer.Option(help="latency<=0.6 is 0.6 of uniform-8.")] = [],
     objective: Annotated[list[str], typer.Option(help="Metric, METRIC:max or METRIC:min; repeat it for a front.")] = [
         "accuracy"
-    ],  # noqa: B006
+    ],
     evaluations: Annotated[int, typer.Option(help="Budget.")] = 64,
-    seed: Annotated[list[int], typer.Option(help="Repeat it for several seeds.")] = [0],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Repeat it for several seeds.")] = [0],
     weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
     activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
     granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
     name: Annotated[str | None, typer.Option(help="Name of the run.  [default: WORKLOAD-HARDWARE]")] = None,
     runs: RunsOption = Path("runs"),
-    set_: SetOption = [],  # noqa: B006
+    set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Search without a campaign file."""
@@ -146,8 +146,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run found."""
-    from rich.console import Console
-
     from qsearch.report.summary import summary, trial_values
     from qsearch.report.terminal import run_table
 
@@ -157,7 +155,7 @@ def show(
         elif as_json:
             _print_json(summary(run))
         else:
-            Console().print(run_table(run))
+            _print_table(run_table(run))
 
 
 @app.command()
@@ -243,8 +241,6 @@ def init(
 
 def _run(sweep: Sweep, root: Path, as_json: bool) -> None:
     """Run a sweep with progress, write its reports, and print what was found."""
-    from rich.console import Console
-
     from qsearch.report.summary import summary
     from qsearch.report.terminal import run_table
     from qsearch.sweep import run_sweep
@@ -262,15 +258,13 @@ def _run(sweep: Sweep, root: Path, as_json: bool) -> None:
     elif as_json:
         _print_json(summary(runs[0]))
     else:
-        Console().print(run_table(runs[0]))
+        _print_table(run_table(runs[0]))
         typer.echo(f"\nreport     {pages[0]}")
     if not as_json:
         typer.echo(f"dashboard  qsearch dashboard {root / sweep.name}")
 
 
 def _compare(runs: list[Run], folder: Path, as_json: bool) -> None:
-    from rich.console import Console
-
     from qsearch.report.comparison import comparison_rows
     from qsearch.report.summary import comparison_summary
     from qsearch.report.terminal import comparison_table
@@ -281,7 +275,7 @@ def _compare(runs: list[Run], folder: Path, as_json: bool) -> None:
     if as_json:
         _print_json(comparison_summary(rows))
     else:
-        Console().print(comparison_table(rows))
+        _print_table(comparison_table(rows))
         typer.echo(f"report     {page.html}")
 
 
@@ -336,6 +330,16 @@ def _objective(text: str) -> dict[str, str]:
 def _plain(name: str) -> str:
     """A plug-in's name as part of a folder's name."""
     return name.rpartition(":")[2] if ":" in name else name
+
+
+def _print_table(table: Any) -> None:
+    """A table on standard output; a file or a pipe is taken to be as wide as a table needs."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    console.print(table)
 
 
 def _print_json(value: Any) -> None:

@@ -41,6 +41,10 @@ class CostModel(Protocol):
     """Metric → unit: ``{"latency": "s", "energy": "J"}``."""
 
     additive: bool = True
+    """Whether the network costs the sum of its layers."""
+
+    kernel_additive: bool = False
+    """Whether a layer costs the mean, over its kernels, of what it would cost with that kernel's bits everywhere."""
 
     def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
         """Cost of one layer. ``weight_bits`` has shape (kernels,); 0 is a pruned kernel, 32 is float."""

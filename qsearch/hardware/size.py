@@ -36,6 +36,7 @@ class Size(VectorCostModel):
         """Bits that tell each kernel's bitwidth; 0..32 are 33 values, which need 6."""
 
     units: Mapping[str, str] = {"size": "byte"}
+    kernel_additive = True
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()

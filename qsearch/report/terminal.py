@@ -31,9 +31,11 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> Table:
     """One row per searcher."""
     metrics = cost_metrics(rows[0]) if rows else ()
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.caption = "calib.: calibration samples spent on sensitivities, besides the evaluations"
+    table.caption_justify = "left"
     table.add_column("searcher", overflow="fold", min_width=8)
     metric = rows[0].metric if rows else "objective"
-    for name in ("runs", f"best {metric}", "test", "test − float", *metrics, "hyper-\nvolume", "evals", "time"):
+    for name in ("runs", f"best {metric}", "test", "test − float", *metrics, "evals", "calib.", "time"):
         table.add_column(Text(name), justify="right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row, metrics)))
@@ -48,8 +50,8 @@ def _cells(row: ComparisonRow, metrics: Sequence[str]) -> list[str]:
         "–" if row.test is None else wording.quality(row.test.mean, row.test_percent, 2),
         "–" if row.test_difference is None else lines(wording.difference(row.test_difference, row.test_percent)),
         *(lines(cost_text(row, metric)) for metric in metrics),
-        "–" if row.hypervolume is None else f"{row.hypervolume.mean:.3f}",
         f"{row.evaluations:,.0f}",
+        f"{row.sensitivity_samples:,.0f}",
         wording.times(row.seconds),
     ]
 

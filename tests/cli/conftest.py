@@ -1,0 +1,8 @@
+"""The command line is tested on the small campaigns of ``tests/campaign``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "campaign"))
