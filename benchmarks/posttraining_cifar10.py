@@ -24,7 +24,7 @@ from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.protocols import CostModel, Evaluator
+from qsearch.protocols import CostModel, Evaluator, SensitivityTable
 from qsearch.report.statistics import paired_difference
 from qsearch.space import SearchSpace, build_space
 from qsearch.trial import Quality
@@ -40,9 +40,14 @@ class WeightBits(CostModel):
 
 
 def solve(
-    evaluator: Evaluator, layers: tuple[Layer, ...], space: SearchSpace, mean_bits: float, measure: str
-) -> tuple[BitAssignment, int]:
-    """The integer program's first solution, and the calibration samples its sensitivities took."""
+    evaluator: Evaluator,
+    layers: tuple[Layer, ...],
+    space: SearchSpace,
+    mean_bits: float,
+    measure: str,
+    tables: dict[str, SensitivityTable],
+) -> BitAssignment:
+    """The integer program's first solution; sensitivities are measured once and kept in ``tables``."""
     limit = mean_bits * sum(layer.params for layer in layers)
     problem = Problem(
         space=space,
@@ -50,10 +55,10 @@ def solve(
         objectives=(Objective("accuracy", "maximize"),),
         bounds=(Bound("weight_bits", limit, False, f"mean bits <= {mean_bits:g}"),),
     )
-    oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=1))
+    oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=1), tables=tables)
     options = {"solutions": 1, "sensitivity_options": {"measure": measure}}
     registry.create("searchers", "ilp", options).search(oracle)
-    return oracle.trials[0].assignment, oracle.sensitivity_samples
+    return oracle.trials[0].assignment
 
 
 def results(evaluator: Evaluator, layers: tuple[Layer, ...], budgets: Sequence[float]) -> Iterator[Sequence[str]]:
@@ -66,9 +71,11 @@ def results(evaluator: Evaluator, layers: tuple[Layer, ...], budgets: Sequence[f
         quality = evaluator.evaluate(space.uniform(bits))
         yield row("uniform", float(bits), quality, reference, 0, time.perf_counter() - start)
     for measure in ("kl", "loss"):
+        tables: dict[str, SensitivityTable] = {}
         for budget in budgets:
             start = time.perf_counter()
-            assignment, samples = solve(evaluator, layers, space, budget, measure)
+            assignment = solve(evaluator, layers, space, budget, measure, tables)
+            samples = sum(table.samples for table in tables.values())
             used = sum(assignment.mean_bits(layer.weight_site) * layer.params for layer in layers)
             used /= sum(layer.params for layer in layers)
             yield row(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,15 @@ from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.config import CampaignConfig, dump
 from qsearch.costs import NetworkCost
-from qsearch.errors import BudgetExhausted, ConfigError, DataError, StorageError
+from qsearch.errors import (
+    BudgetExhausted,
+    ConfigError,
+    DataError,
+    EvaluationError,
+    Failure,
+    QSearchError,
+    StorageError,
+)
 from qsearch.layers import Layer
 from qsearch.ledger import Ledger
 from qsearch.oracle import CampaignOracle
@@ -47,11 +57,13 @@ def prepare(config: CampaignConfig) -> Setting:
         UserError: whatever is wrong with the campaign, before any evaluation of a search.
     """
     cost_model = registry.create("cost_models", config.hardware.name, config.hardware.options)
-    workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
-    layers = layers_of(workload)
-    evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
+    with _blamed("workload", config.workload.name):
+        workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
+        layers = layers_of(workload)
     space = build_space(layers, **config.space.model_dump())
-    float_quality = evaluator.evaluate(BitAssignment({site.name: FLOAT_BITS for site in space.sites}))
+    with _blamed("evaluator", config.evaluator.name):
+        evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
+        float_quality = _checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
     cost = NetworkCost(cost_model, layers, space)
     problem = Problem(
         space=space,
@@ -62,6 +74,30 @@ def prepare(config: CampaignConfig) -> Setting:
     )
     problem.check_floor()
     return Setting(workload, evaluator, problem, float_quality)
+
+
+@contextmanager
+def _blamed(seam: str, name: str) -> Iterator[None]:
+    """Whatever a plug-in raises of its own becomes one line that says whose it is; a full disk is nobody's."""
+    try:
+        yield
+    except (QSearchError, OSError):
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise Failure(
+            f"the {seam} {name!r} raised an error",
+            got=f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
+        ) from error
+
+
+def _checked(quality: Quality, name: str) -> Quality:
+    """The quality of the float network, if limits and reports can refer to it."""
+    if not isinstance(quality, Quality) or quality.name != name:
+        raise EvaluationError(f"an evaluator must return the Quality {name!r}", got=quality)
+    if not all(math.isfinite(value) for value in quality.values.values()):
+        raise EvaluationError(f"loss and {name} of the float network must be finite", got=quality.values)
+    return quality
 
 
 def layers_of(workload: Workload) -> tuple[Layer, ...]:
@@ -103,13 +139,17 @@ class Campaign:
         searcher = registry.create("searchers", self.config.searcher.name, self.config.searcher.options)
         setting = setting or prepare(self.config)
         with self._locked():
+            path = self.folder / CONFIG_FILE
+            if path.is_file():
+                self._check_same(read_config(self.folder), str(self.folder))
             ledger = Ledger(
                 storage_url(self.config, self.root), self.config.name, setting.problem.objectives, setting.problem.space
             )
             info = self._open(ledger, setting)
             oracle = self._oracle(setting, ledger)
             try:
-                searcher.search(oracle)
+                with _blamed("searcher", self.config.searcher.name):
+                    searcher.search(oracle)
             except BudgetExhausted as end:
                 log.debug("%s ended: %s", self.config.name, end)
             run = Run(self.folder, self.config, info, tuple(ledger.trials()))
@@ -154,13 +194,13 @@ class Campaign:
             raise StorageError("the run's folder must be writable", got=f"{self.folder}: {error}") from error
 
     def _open(self, ledger: Ledger, setting: Setting) -> RunInfo:
-        """Write the campaign to its folder and ledger, or check that they hold this very campaign."""
-        path = self.folder / CONFIG_FILE
-        if path.is_file():
-            self._check_same(read_config(self.folder))
-        dump(self.config, path)
-        if "qsearch" in ledger.attributes:
-            info = read_info(ledger)
+        """Write the campaign to its folder and ledger, or check that the ledger holds this very campaign."""
+        info = read_info(ledger) if "qsearch" in ledger.attributes else None
+        if info is not None:
+            earlier = registry.validate(CampaignConfig, info.config, f"study {ledger.name!r}")
+            self._check_same(earlier, f"study {ledger.name!r} in {ledger.url}")
+        dump(self.config, self.folder / CONFIG_FILE)
+        if info is not None:
             if info.provenance["versions"] != provenance()["versions"]:
                 log.warning("%s was begun with other versions of its packages; results may differ", self.config.name)
             return info.model_copy(update={"config": self.config.model_dump(mode="json"), "status": "running"})
@@ -168,16 +208,16 @@ class Campaign:
         ledger.annotate({"qsearch": info.model_dump(mode="json")})
         return info
 
-    def _check_same(self, earlier: CampaignConfig) -> None:
+    def _check_same(self, earlier: CampaignConfig, where: str) -> None:
         """A run is resumed with the campaign it was begun with; only budget and limits on failures may grow."""
         free = {"budget", "max_failures"}
         ours, theirs = self.config.model_dump(mode="json"), earlier.model_dump(mode="json")
         changed = [key for key in ours if key not in free and ours[key] != theirs[key]]
         if changed:
             raise ConfigError(
-                f"{self.folder} holds another campaign",
+                f"{where} holds another campaign",
                 got=f"{changed[0]}: {theirs[changed[0]]!r} there, {ours[changed[0]]!r} here",
-                fix="choose another name, or remove that folder and its ledger",
+                fix="choose another name, or remove the folder and its ledger",
             )
 
 
@@ -211,4 +251,6 @@ def _test(setting: Setting, run: Run) -> dict[str, dict[str, Any]]:
         }
     except DataError as error:
         log.warning("%s: not tested: %s", run.config.name, error)
-        return {}
+    except Exception as error:  # the search has ended; a plug-in that fails now must not take its record along
+        log.warning("%s: not tested: %s: %s", run.config.name, type(error).__name__, error)
+    return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,8 @@ def _entry(seam: Seam, name: str) -> Entry:
         return Entry(name, str(error), {})
     schema: type[BaseModel] | None = getattr(plugin, "Options", None)
     options = {key: _default(field) for key, field in schema.model_fields.items()} if schema else {}
-    return Entry(name, (inspect.getdoc(plugin) or "").split("\n\n")[0].replace("\n", " "), options)
+    first = (inspect.getdoc(plugin) or "").split("\n\n")[0].replace("\n", " ")
+    return Entry(name, re.sub(r":\w+:`~?([^`]*)`|``([^`]*)``", r"\1\2", first), options)
 
 
 def _default(field: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="qsearch",
     help="Search the precision of each layer and each kernel of a network, for your hardware.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""Any mistake on the command line; of this family, typer exports one child only."""
 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -30,17 +33,27 @@ SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: s
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]
 
 
+@app.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    """Print the help when no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 def main() -> None:
     """Entry point: errors become one line; 2 is the user's, 1 a failure, 130 an interruption."""
     try:
-        app()
+        code = app(prog_name="qsearch", standalone_mode=False)
     except QSearchError as error:
         _fail(str(error), error.exit_code)
+    except _UsageError as error:
+        _fail(" ".join(error.format_message().split()), error.exit_code)
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"qsearch: {message}", file=sys.stderr)
     raise SystemExit(code)
 
@@ -311,11 +324,14 @@ def _trial(run: Run, number: int) -> Any:
 
 def _bits(text: str) -> list[int]:
     """``2-8`` or ``2,4,8`` as a list."""
-    try:
-        parts = [part.split("-") for part in text.split(",")]
-        return [bits for low, *high in parts for bits in range(int(low), int(high[0] if high else low) + 1)]
-    except ValueError:
-        raise ConfigError("bits are given as 2-8 or as 2,4,8", got=text) from None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,2})(?:-(\d{1,2}))?\s*", part)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if low > high:
+            raise ConfigError("bits are given as 2-8 or as 2,4,8", got=repr(text))
+        found.extend(range(low, high + 1))
+    return found
 
 
 def _objective(text: str) -> dict[str, str]:

@@ -179,7 +179,7 @@ def load(path: Path) -> Sweep:
         raise ConfigError(
             "a campaign file must be readable", got=f"{path}: {error}", fix="qsearch init writes one"
         ) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ruamel.yaml lets the errors of Python's own types through
         raise ConfigError(f"{path} must be valid YAML", got=" ".join(str(error).split())) from None
     if not isinstance(value, dict):
         raise ConfigError(
@@ -223,7 +223,7 @@ def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
             raise ConfigError("a setting's path must lead through groups of settings", got=path)
         try:
             target[last] = YAML(typ="safe").load(text)
-        except YAMLError as error:
+        except (YAMLError, ValueError) as error:
             raise ConfigError(f"the value of {path} must be YAML", got=" ".join(str(error).split())) from None
     return parse(value, where) if changes else sweep
 

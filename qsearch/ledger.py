@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -28,7 +29,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from qsearch.assignment import BitAssignment
@@ -59,10 +60,29 @@ def open_storage(url: str) -> BaseStorage:
         if url.startswith("journal:"):
             path = Path(url.removeprefix("journal:"))
             path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path)
             return JournalStorage(JournalFileBackend(str(path)))
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return RDBStorage(url)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off the half line that a writer left who died or met a full disk: nobody could read past it."""
+
+    def whole(content: bytes) -> bool:
+        return not content or content.endswith(b"\n")
+
+    if path.is_file() and not whole(path.read_bytes()):
+        lock = JournalFileSymlinkLock(str(path))
+        lock.acquire()  # another process may be writing that line
+        try:
+            content = path.read_bytes()
+            if not whole(content):
+                os.truncate(path, content.rfind(b"\n") + 1)
+                log.warning("%s ended in half a line, which was cut off", path)
+        finally:
+            lock.release()
 
 
 @contextlib.contextmanager
@@ -74,7 +94,7 @@ def _guard(url: str) -> Iterator[None]:
         raise
     except Exception as error:  # drivers of any database raise classes of their own
         cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        reason = next(iter(str(getattr(cause, "orig", None) or cause).splitlines()), "")
         raise StorageError(
             f"the ledger at {url} must be readable and writable",
             got=f"{type(cause).__name__}: {reason}",

@@ -74,6 +74,8 @@ class CampaignOracle:
         max_failures: failed evaluations after which the campaign gives up.
         evaluate_infeasible: spend evaluations on assignments over a cost bound as well.
         on_trial: called after each new or replayed trial, for progress.
+        tables: sensitivities that are known already, and where new ones are kept; oracles on the same space and
+            evaluator may share them.
     """
 
     problem: Problem
@@ -84,6 +86,7 @@ class CampaignOracle:
     max_failures: int = 10
     evaluate_infeasible: bool = False
     on_trial: Callable[[Trial], None] = lambda trial: None
+    tables: dict[str, SensitivityTable] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list, init=False)
     sensitivity_samples: int = field(default=0, init=False)
     sensitivity_seconds: float = field(default=0.0, init=False)
@@ -92,7 +95,6 @@ class CampaignOracle:
         self._recorded = {trial.assignment: trial for trial in self.record.trials()}
         self._count = len(self._recorded)
         self._seen: dict[BitAssignment, Trial] = {}
-        self._tables: dict[str, SensitivityTable] = {}
         self._evaluations = self._failures = 0
         self._elapsed = 0.0
         self._mark = time.perf_counter()
@@ -141,13 +143,13 @@ class CampaignOracle:
     def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
         """See :meth:`qsearch.protocols.Oracle.sensitivity`."""
         key = f"{name} {json.dumps(options or {}, sort_keys=True)}"
-        if key not in self._tables:
+        if key not in self.tables:
             start = time.perf_counter()
             estimator = registry.create("sensitivities", name, options)
-            self._tables[key] = estimator.table(self.problem.space, self.evaluator)
-            self.sensitivity_samples += self._tables[key].samples
+            self.tables[key] = estimator.table(self.problem.space, self.evaluator)
+            self.sensitivity_samples += self.tables[key].samples
             self.sensitivity_seconds += time.perf_counter() - start
-        return self._tables[key]
+        return self.tables[key]
 
     def _try(self, assignment: BitAssignment) -> Trial:
         """Cost, feasibility and quality of an assignment that is not known yet."""

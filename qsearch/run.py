@@ -118,13 +118,18 @@ def read_config(folder: Path) -> CampaignConfig:
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        inner = sorted(str(found.parent) for found in folder.glob(f"*/{CONFIG_FILE}"))
-        fix = f"its runs are: {', '.join(inner)}" if inner else "qsearch run FILE makes one"
-        raise ConfigError(f"a run's folder must hold {CONFIG_FILE}", got=str(folder), fix=fix)
+        raise no_run(folder)
     campaigns = load_config(path).campaigns()
     if len(campaigns) != 1:
         raise ConfigError(f"{path} must describe one campaign", got=f"{len(campaigns)}")
     return campaigns[0]
+
+
+def no_run(folder: Path) -> ConfigError:
+    """The error of a folder that holds no run; it names the runs below it."""
+    inner = sorted(str(found.parent) for found in folder.glob(f"*/{CONFIG_FILE}"))
+    fix = f"its runs are: {', '.join(inner)}" if inner else "qsearch run FILE makes one"
+    return ConfigError(f"a run's folder must hold {CONFIG_FILE}", got=str(folder), fix=fix)
 
 
 def root_of(folder: Path, config: CampaignConfig) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from qsearch.campaign import Campaign, prepare
 from qsearch.config import CampaignConfig, Sweep, dump, load
 from qsearch.oracle import CampaignOracle
-from qsearch.run import CONFIG_FILE, Run
+from qsearch.run import CONFIG_FILE, Run, no_run
 from qsearch.trial import Trial
 
 SWEEP_FILE = "sweep.yaml"
@@ -58,6 +58,8 @@ def read_sweep(folder: Path) -> tuple[Sweep, Path]:
     Raises:
         ConfigError: there is no run.
     """
-    path = folder / SWEEP_FILE
-    sweep = load(path if path.is_file() else folder / CONFIG_FILE)
+    path = next((path for path in (folder / SWEEP_FILE, folder / CONFIG_FILE) if path.is_file()), None)
+    if path is None:
+        raise no_run(folder)
+    sweep = load(path)
     return sweep, folder.resolve().parents[sweep.name.count("/")]

@@ -26,6 +26,7 @@ class Bops(VectorCostModel):
         """Samples per forward pass."""
 
     units: Mapping[str, str] = {"bops": "bit-op"}
+    kernel_additive = True
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
