@@ -56,7 +56,8 @@ def prepare(config: CampaignConfig) -> Setting:
     Raises:
         UserError: whatever is wrong with the campaign, before any evaluation of a search.
     """
-    cost_model = registry.create("cost_models", config.hardware.name, config.hardware.options)
+    with _blamed("cost model", config.hardware.name):
+        cost_model = registry.create("cost_models", config.hardware.name, config.hardware.options)
     with _blamed("workload", config.workload.name):
         workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
         layers = layers_of(workload)
@@ -64,16 +65,21 @@ def prepare(config: CampaignConfig) -> Setting:
     with _blamed("evaluator", config.evaluator.name):
         evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
         float_quality = _checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
-    cost = NetworkCost(cost_model, layers, space)
+    with _blamed("cost model", config.hardware.name):
+        problem = _problem(config, NetworkCost(cost_model, layers, space), float_quality)
+    return Setting(workload, evaluator, problem, float_quality)
+
+
+def _problem(config: CampaignConfig, cost: NetworkCost, float_quality: Quality) -> Problem:
     problem = Problem(
-        space=space,
+        space=cost.space,
         cost=cost,
         objectives=tuple(objective.build() for objective in config.objectives),
         bounds=tuple(resolve(constraint.build(), cost, float_quality.values) for constraint in config.constraints),
-        quality_name=workload.metric,
+        quality_name=float_quality.name,
     )
     problem.check_floor()
-    return Setting(workload, evaluator, problem, float_quality)
+    return problem
 
 
 @contextmanager
@@ -136,16 +142,11 @@ class Campaign:
         Raises:
             UserError, Failure: see :mod:`qsearch.errors`; every recorded trial is kept.
         """
-        searcher = registry.create("searchers", self.config.searcher.name, self.config.searcher.options)
+        with _blamed("searcher", self.config.searcher.name):
+            searcher = registry.create("searchers", self.config.searcher.name, self.config.searcher.options)
         setting = setting or prepare(self.config)
         with self._locked():
-            path = self.folder / CONFIG_FILE
-            if path.is_file():
-                self._check_same(read_config(self.folder), str(self.folder))
-            ledger = Ledger(
-                storage_url(self.config, self.root), self.config.name, setting.problem.objectives, setting.problem.space
-            )
-            info = self._open(ledger, setting)
+            ledger, info = self._open(setting)
             oracle = self._oracle(setting, ledger)
             try:
                 with _blamed("searcher", self.config.searcher.name):
@@ -193,20 +194,26 @@ class Campaign:
         except OSError as error:
             raise StorageError("the run's folder must be writable", got=f"{self.folder}: {error}") from error
 
-    def _open(self, ledger: Ledger, setting: Setting) -> RunInfo:
-        """Write the campaign to its folder and ledger, or check that the ledger holds this very campaign."""
-        info = read_info(ledger) if "qsearch" in ledger.attributes else None
-        if info is not None:
-            earlier = registry.validate(CampaignConfig, info.config, f"study {ledger.name!r}")
-            self._check_same(earlier, f"study {ledger.name!r} in {ledger.url}")
+    def _open(self, setting: Setting) -> tuple[Ledger, RunInfo]:
+        """Write the campaign to its folder and ledger, or check that they hold this very campaign."""
+        if (self.folder / CONFIG_FILE).is_file():
+            self._check_same(read_config(self.folder), str(self.folder))
+        url, problem = storage_url(self.config, self.root), setting.problem
+        ledger = Ledger(url, self.config.name, problem.objectives, problem.space)
+        if "qsearch" in ledger.attributes:
+            info = self._reopened(read_info(ledger), f"study {self.config.name!r} in {url}")
+        else:
+            info = _describe(self.config, setting)
         dump(self.config, self.folder / CONFIG_FILE)
-        if info is not None:
-            if info.provenance["versions"] != provenance()["versions"]:
-                log.warning("%s was begun with other versions of its packages; results may differ", self.config.name)
-            return info.model_copy(update={"config": self.config.model_dump(mode="json"), "status": "running"})
-        info = _describe(self.config, setting)
         ledger.annotate({"qsearch": info.model_dump(mode="json")})
-        return info
+        return ledger, info
+
+    def _reopened(self, info: RunInfo, where: str) -> RunInfo:
+        """What the ledger says of the campaign, running again."""
+        self._check_same(registry.validate(CampaignConfig, info.config, where), where)
+        if info.provenance["versions"] != provenance()["versions"]:
+            log.warning("%s was begun with other versions of its packages; results may differ", self.config.name)
+        return info.model_copy(update={"config": self.config.model_dump(mode="json"), "status": "running"})
 
     def _check_same(self, earlier: CampaignConfig, where: str) -> None:
         """A run is resumed with the campaign it was begun with; only budget and limits on failures may grow."""

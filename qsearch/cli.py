@@ -256,15 +256,22 @@ def _run(sweep: Sweep, root: Path, as_json: bool) -> None:
     """Run a sweep with progress, write its reports, and print what was found."""
     from qsearch.report.summary import summary
     from qsearch.report.terminal import run_table
-    from qsearch.sweep import run_sweep
+    from qsearch.sweep import run_folders, run_sweep
     from qsearch.terminal import search_progress, set_up_logging
 
     set_up_logging()
     try:
         with search_progress() as progress:
-            runs = run_sweep(sweep, root, on_trial=progress, on_run=lambda run: progress.finish(run.config.name))
+            runs = run_sweep(
+                sweep,
+                root,
+                on_start=progress.start,
+                on_trial=progress,
+                on_run=lambda run: progress.finish(run.config.name),
+            )
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with: qsearch resume {root / sweep.name}", 130)
+        folder = root / sweep.name
+        _fail(f"interrupted; {f'go on with: qsearch resume {folder}' if run_folders(folder) else 'nothing begun'}", 130)
     pages = [_write_report(run) for run in runs]
     if len(runs) > 1:
         _compare(runs, root / sweep.name, as_json)

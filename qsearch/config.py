@@ -7,6 +7,7 @@ campaign of its own (a searcher that uses no chance runs for the first seed only
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from qsearch import registry
 from qsearch.errors import ConfigError, StorageError
@@ -144,10 +146,12 @@ class Sweep(_Shared):
 
         Raises:
             PluginError: an unknown searcher.
-            ConfigError: two campaigns of the same name.
+            ConfigError: two campaigns of the same name, or a name of two parts.
         """
         shared = {key: getattr(self, key) for key in _Shared.model_fields}
         alone = len(self.searcher) == len(self.seed) == 1
+        if not alone and "/" in self.name:
+            raise ConfigError("the name of several campaigns must have one part", got=self.name)
         found = []
         for searcher in self.searcher:
             stochastic = getattr(registry.load("searchers", searcher.name), "stochastic", True)
@@ -164,7 +168,7 @@ def _slug(searcher: PluginConfig) -> str:
     """A short folder name for a searcher, its options included."""
     name = searcher.name.rpartition(":")[2] if ":" in searcher.name else searcher.name
     shown = [str(value) for value in searcher.options.values() if isinstance(value, str | int | float)]
-    return "-".join([name, *shown]).replace("/", "-").replace(" ", "")
+    return re.sub(r"[^\w.-]+", "-", "-".join([name, *shown])).strip("-._")
 
 
 def load(path: Path) -> Sweep:
@@ -208,7 +212,7 @@ def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
     Raises:
         ConfigError: not of that form, or not valid.
     """
-    value = sweep.model_dump(mode="json", exclude_none=True)
+    value = sweep.model_dump(mode="json")
     for key in ("searcher", "seed"):
         value[key] = value[key][0] if len(value[key]) == 1 else value[key]
     for change in changes:
@@ -237,6 +241,16 @@ def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
     return plugin.model_copy(update={"name": f"{found[0].resolve()}:{name}"}) if found else plugin
 
 
+def _quoted(value: Any) -> Any:
+    """Strings with more than words in double quotes: ruamel.yaml writes some of the others so that none can read them."""
+    if isinstance(value, dict):
+        return {_quoted(key): _quoted(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_quoted(inner) for inner in value]
+    odd = isinstance(value, str) and not re.fullmatch(r"[A-Za-z/][\w./-]*", value, flags=re.ASCII)
+    return DoubleQuotedScalarString(value) if odd else value
+
+
 def dump(config: BaseModel, path: Path) -> None:
     """Write a configuration as YAML, every setting spelt out; the file is whole or not there.
 
@@ -245,7 +259,7 @@ def dump(config: BaseModel, path: Path) -> None:
     """
     yaml, text = YAML(), StringIO()
     yaml.default_flow_style = None
-    yaml.dump(config.model_dump(mode="json", exclude_none=True), text)
+    yaml.dump(_quoted(config.model_dump(mode="json")), text)
     try:
         write_atomically(path, text.getvalue().encode())
     except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: the folder cannot be written or the disk is full; a file that was there is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # unlike tempfile, with the rights that the user's umask gives
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):  # the first error is the one to tell
-            Path(name).unlink()
+            temporary.unlink()
         raise

@@ -57,14 +57,37 @@ def open_storage(url: str) -> BaseStorage:
         StorageError: it cannot be opened.
     """
     with _guard(url):
-        if url.startswith("journal:"):
-            path = Path(url.removeprefix("journal:"))
+        path = _file(url)
+        if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+        if path is not None and url.startswith("journal:"):
             _cut_torn_line(path)
             return JournalStorage(JournalFileBackend(str(path)))
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         return RDBStorage(url)
+
+
+def exists(url: str, name: str) -> bool:
+    """Whether a storage holds a study of this name; unlike :class:`Ledger`, it makes none.
+
+    Raises:
+        StorageError: the storage cannot be opened.
+    """
+    path = _file(url)
+    if path is not None and not path.is_file():
+        return False
+    storage = open_storage(url)
+    with _guard(url):
+        try:
+            storage.get_study_id_from_name(name)
+        except KeyError:
+            return False
+    return True
+
+
+def _file(url: str) -> Path | None:
+    """The file behind a URL; None for a server."""
+    found = [url.removeprefix(scheme) for scheme in ("journal:", "sqlite:///") if url.startswith(scheme)]
+    return Path(found[0]) if found else None
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -98,7 +121,9 @@ def _guard(url: str) -> Iterator[None]:
         raise StorageError(
             f"the ledger at {url} must be readable and writable",
             got=f"{type(cause).__name__}: {reason}",
-            fix="check the URL, the server and the free space; what is recorded stays, resume when it is mended",
+            fix=f"install {cause.name}"
+            if isinstance(cause, ModuleNotFoundError)
+            else "check the URL, the server and the free space; what is recorded stays, resume when it is mended",
         ) from error
 
 
@@ -140,6 +165,8 @@ class Ledger:
                 raise StorageError(
                     f"study {name!r} in {url} has other objectives", fix="choose another name, or another storage"
                 )
+            for trial in self.study.get_trials(deepcopy=False):
+                _check_ours(trial)
             if not self.study.user_attrs:
                 self.study.set_metric_names([objective.metric for objective in objectives])
         self._objectives = tuple(objectives)
@@ -210,10 +237,14 @@ def _attributes(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _from_frozen(frozen: FrozenTrial) -> Trial:
-    attributes = frozen.user_attrs
-    if "qsearch:assignment" not in attributes:
+def _check_ours(frozen: FrozenTrial) -> None:
+    if "qsearch:assignment" not in frozen.user_attrs:
         raise StorageError(f"trial {frozen.number} was not written by qsearch", fix="use a study of its own")
+
+
+def _from_frozen(frozen: FrozenTrial) -> Trial:
+    _check_ours(frozen)
+    attributes = frozen.user_attrs
     cost, quality = attributes["qsearch:cost"], attributes["qsearch:quality"]
     states = {value: key for key, value in _STATES.items()}
     return Trial(

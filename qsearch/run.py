@@ -24,7 +24,7 @@ from qsearch.config import CampaignConfig
 from qsearch.config import load as load_config
 from qsearch.errors import ConfigError, StorageError
 from qsearch.layers import Layer
-from qsearch.ledger import Ledger
+from qsearch.ledger import Ledger, exists
 from qsearch.problem import Bound, Objective, best, front
 from qsearch.serialise import quality_from_json
 from qsearch.trial import Quality, Trial
@@ -147,8 +147,10 @@ def load(folder: Path) -> Run:
     config = read_config(folder)
     objectives = [objective.build() for objective in config.objectives]
     url = storage_url(config, root_of(folder, config))
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise StorageError("the ledger of a run must exist", got=url, fix=f"qsearch resume {folder}")
+    if not exists(url, config.name):
+        raise StorageError(
+            "the ledger of a run must exist", got=f"no study {config.name!r} in {url}", fix=f"qsearch resume {folder}"
+        )
     ledger = Ledger(url, config.name, objectives)
     return Run(folder, config, read_info(ledger), tuple(ledger.trials()))
 

@@ -21,6 +21,7 @@ def run_sweep(
     sweep: Sweep,
     root: Path,
     *,
+    on_start: Callable[[CampaignConfig], None] = lambda config: None,
     on_trial: Progress = lambda config, oracle, trial: None,
     on_run: Callable[[Run], None] = lambda run: None,
 ) -> list[Run]:
@@ -28,6 +29,7 @@ def run_sweep(
 
     Args:
         root: the folder that holds all runs.
+        on_start: called before each campaign.
         on_trial: called after each trial.
         on_run: called after each campaign, before the next begins.
 
@@ -40,6 +42,7 @@ def run_sweep(
     setting = prepare(campaigns[0])
     runs = []
     for config in campaigns:
+        on_start(config)
         runs.append(Campaign(config, root, partial(on_trial, config)).run(setting))
         on_run(runs[-1])
     return runs

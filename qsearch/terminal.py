@@ -9,7 +9,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from qsearch.config import CampaignConfig
 from qsearch.oracle import CampaignOracle
@@ -35,10 +43,12 @@ class SearchProgress:
         self._tasks: dict[str, TaskID] = {}
         self._best: dict[str, float] = {}
 
+    def start(self, config: CampaignConfig) -> None:
+        """Show a campaign before its first trial: sensitivities may take a while."""
+        total = config.budget.evaluations
+        self._tasks[config.name] = self._bars.add_task(config.name, total=total, best="no trial yet")
+
     def __call__(self, config: CampaignConfig, oracle: CampaignOracle, trial: Trial) -> None:
-        if config.name not in self._tasks:
-            total = config.budget.evaluations
-            self._tasks[config.name] = self._bars.add_task(config.name, total=total, best="")
         objective = oracle.problem.objectives[0]
         if trial.feasible:
             value = float(minimised([objective], trial)[0])
@@ -49,9 +59,8 @@ class SearchProgress:
 
     def finish(self, name: str) -> None:
         """Mark a campaign as done, whatever it spent."""
-        if name in self._tasks:
-            task = self._tasks[name]
-            self._bars.update(task, total=self._bars.tasks[task].completed)
+        task = self._tasks[name]
+        self._bars.update(task, total=self._bars.tasks[task].completed)
 
 
 @contextmanager
@@ -62,6 +71,8 @@ def search_progress() -> Iterator[SearchProgress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[best]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:

@@ -55,7 +55,7 @@ class WithoutTest(Tiny):
         return Splits(splits.calibration, splits.validation, None, None)
 
 
-class NotANumber(Tiny):
+class NotAWeight(Tiny):
     """A network whose weights hold a NaN."""
 
     def network(self) -> nn.Module:
@@ -64,10 +64,17 @@ class NotANumber(Tiny):
             network[0].weight[0, 0, 0, 0] = float("nan")
         return network
 
-    def load(self) -> Splits:
-        splits = super().load()
-        zeros = Samples(splits.validation.inputs, torch.zeros_like(splits.validation.targets))
-        return Splits(splits.calibration, zeros, None, None)
+
+class Logarithm(nn.Module):
+    def forward(self, x):
+        return torch.log(x)
+
+
+class NotANumber(Tiny):
+    """A network with sound weights that gives NaN: the logarithm of negative numbers."""
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(*super().network(), Logarithm())
 
 
 class NoCalibration:
@@ -217,6 +224,14 @@ class Walk(Searcher):
 
     def _order(self, oracle) -> Iterator:
         yield from oracle.problem.space.enumerate()
+
+
+class Stumbles(Walk):
+    """Fails after its first trial."""
+
+    def _order(self, oracle) -> Iterator:
+        yield oracle.problem.space.decode(oracle.problem.space.lowest)
+        raise IndexError("oops")
 
 
 class OptionSearcher(Searcher):
