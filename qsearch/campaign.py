@@ -21,14 +21,13 @@ from qsearch.errors import (
     BudgetExhausted,
     ConfigError,
     DataError,
-    EvaluationError,
     Failure,
     QSearchError,
     StorageError,
 )
 from qsearch.layers import Layer
 from qsearch.ledger import Ledger
-from qsearch.oracle import CampaignOracle
+from qsearch.oracle import CampaignOracle, checked
 from qsearch.problem import Problem, resolve
 from qsearch.protocols import Evaluator, HeldOutEvaluator, Workload
 from qsearch.quantize.trace import trace_layers
@@ -64,7 +63,7 @@ def prepare(config: CampaignConfig) -> Setting:
     space = build_space(layers, **config.space.model_dump())
     with _blamed("evaluator", config.evaluator.name):
         evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
-        float_quality = _checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
+        float_quality = checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
     with _blamed("cost model", config.hardware.name):
         problem = _problem(config, NetworkCost(cost_model, layers, space), float_quality)
     return Setting(workload, evaluator, problem, float_quality)
@@ -95,15 +94,6 @@ def _blamed(seam: str, name: str) -> Iterator[None]:
             f"the {seam} {name!r} raised an error",
             got=f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
         ) from error
-
-
-def _checked(quality: Quality, name: str) -> Quality:
-    """The quality of the float network, if limits and reports can refer to it."""
-    if not isinstance(quality, Quality) or quality.name != name:
-        raise EvaluationError(f"an evaluator must return the Quality {name!r}", got=quality)
-    if not all(math.isfinite(value) for value in quality.values.values()):
-        raise EvaluationError(f"loss and {name} of the float network must be finite", got=quality.values)
-    return quality
 
 
 def layers_of(workload: Workload) -> tuple[Layer, ...]:

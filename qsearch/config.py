@@ -233,12 +233,20 @@ def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
 
 
 def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
-    """``file.py:Class`` with the file's absolute path, so that a run can be resumed from anywhere."""
-    location, _, name = plugin.name.rpartition(":")
+    """A plug-in with every ``file.py:Class``, in its options too, by absolute path: a run can be resumed from anywhere."""
+    return PluginConfig(name=_absolute(plugin.name, folder), options=_absolute(plugin.options, folder))
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _absolute(inner, folder) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    location, _, name = value.rpartition(":")
     if not location.endswith(".py"):
-        return plugin
-    found: Sequence[Path] = [path for path in (folder / location, Path(location)) if path.is_file()]
-    return plugin.model_copy(update={"name": f"{found[0].resolve()}:{name}"}) if found else plugin
+        return value
+    found = [path for path in (folder / location, Path(location)) if path.is_file()]
+    return f"{found[0].resolve()}:{name}" if found else value
 
 
 def _quoted(value: Any) -> Any:
@@ -258,7 +266,7 @@ def dump(config: BaseModel, path: Path) -> None:
         StorageError: the folder cannot be written.
     """
     yaml, text = YAML(), StringIO()
-    yaml.default_flow_style = None
+    yaml.default_flow_style, yaml.width = None, 120
     yaml.dump(_quoted(config.model_dump(mode="json")), text)
     try:
         write_atomically(path, text.getvalue().encode())

@@ -41,6 +41,22 @@ class Budget:
             raise ConfigError("a budget needs evaluations or minutes, above 0", got=self)
 
 
+def checked(quality: Quality, name: str) -> Quality:
+    """An evaluator's answer, if objectives and constraints can be computed from it.
+
+    Args:
+        name: what the workload's metric is called.
+
+    Raises:
+        EvaluationError: it is no quality, of another metric, or not finite.
+    """
+    if not isinstance(quality, Quality) or quality.name != name:
+        raise EvaluationError(f"an evaluator must return the Quality {name!r}", got=quality)
+    if not all(math.isfinite(value) for value in quality.values.values()):
+        raise EvaluationError(f"loss and {name} must be finite", got=quality.values)
+    return quality
+
+
 class Record(Protocol):
     """Where trials are kept; the ledger of a campaign, or a list."""
 
@@ -161,20 +177,12 @@ class CampaignOracle:
         if over and not self.evaluate_infeasible:
             return self._trial(assignment, "infeasible", cost, None, f"over {', '.join(over)}")
         try:
-            quality = self._checked(self.evaluator.evaluate(assignment, seed=self.seed))
+            quality = checked(self.evaluator.evaluate(assignment, seed=self.seed), self.problem.quality_name)
         except Exception as error:  # whatever a network or a plug-in raises is the reason this one trial failed
             reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
             log.warning("trial %d failed: %s", self._count, reason)
             return self._trial(assignment, "failed", cost, None, reason)
         return self._trial(assignment, "complete", cost, quality, "")
-
-    def _checked(self, quality: Quality) -> Quality:
-        """The evaluator's answer, if objectives and constraints can be computed from it."""
-        if not isinstance(quality, Quality) or quality.name != self.problem.quality_name:
-            raise EvaluationError(f"an evaluator must return the Quality {self.problem.quality_name!r}", got=quality)
-        if not all(math.isfinite(value) for value in quality.values.values()):
-            raise EvaluationError(f"loss and {quality.name} must be finite", got=quality.values)
-        return quality
 
     def _trial(self, assignment: BitAssignment, state: Any, cost: Cost, quality: Quality | None, reason: str) -> Trial:
         violations = self.problem.violations(cost, quality)

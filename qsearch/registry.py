@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -99,15 +99,19 @@ def validate(schema: type[BaseModel], value: Any, where: str) -> Any:
 
 
 def _fields(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Field names of the model at ``path`` within ``schema``; those of ``schema`` where the path leaves the models."""
+    """Field names of the model at ``path`` within ``schema``; list indices on the way are passed over."""
     model = schema
     for part in path:
-        field = model.model_fields.get(str(part))
-        inner = getattr(field, "annotation", None)
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            continue
-        model = inner
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[str(part)].annotation) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first pydantic model within a type: ``tuple[Model, ...]``, ``Annotated[Model, …]``, ``Model | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner)) is not None), None)
 
 
 def _load_path(name: str) -> type[Any]:

@@ -29,7 +29,10 @@ stderr = Console(stderr=True)
 
 def set_up_logging() -> None:
     """Warnings to standard error; on a terminal also what takes its time, such as training a workload."""
-    handler = RichHandler(console=stderr, show_time=False, show_path=False)
+    handler: logging.Handler = RichHandler(console=stderr, show_time=False, show_path=False)
+    if not stderr.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger("qsearch")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if stderr.is_terminal else logging.WARNING)

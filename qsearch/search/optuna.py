@@ -69,8 +69,8 @@ space, would otherwise go on proposing for as long as the oracle answers.
 """
 BEYOND = 1e300
 """A value that no objective reaches."""
-GENERATIONS = 8
-"""Generations that the default population of NSGA-II and NSGA-III leaves room for."""
+POPULATION = 16
+"""Default population of NSGA-II and NSGA-III, whatever the budget: a run resumed with a larger one replays."""
 
 
 class OptunaSampler(Searcher):
@@ -104,7 +104,7 @@ class OptunaSampler(Searcher):
         with _quiet():
             study = optuna.create_study(
                 directions=[objective.direction for objective in problem.objectives],
-                sampler=build_sampler(self.options, oracle.seed, oracle.remaining),
+                sampler=build_sampler(self.options, oracle.seed),
             )
             self._loop(oracle, study, _Teller(problem, study, self.options.sampler))
 
@@ -180,10 +180,10 @@ def decision_names(space: SearchSpace) -> list[str]:
     ]
 
 
-def build_sampler(options: OptunaSampler.Options, seed: int, evaluations: int) -> optuna.samplers.BaseSampler:
+def build_sampler(options: OptunaSampler.Options, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler, with defaults that suit budgets of tens to hundreds of evaluations.
 
-    NSGA's own population of 50 would make its first 50 evaluations random; here it leaves room for ``GENERATIONS``.
+    NSGA's own population of 50 would make its first 50 evaluations random; here it is ``POPULATION``.
     The Sobol sequence is scrambled, or every seed would see the same points, the lowest assignment first.
 
     Raises:
@@ -191,7 +191,7 @@ def build_sampler(options: OptunaSampler.Options, seed: int, evaluations: int) -
     """
     given = dict(options.sampler_options)
     if options.sampler in ("nsga2", "nsga3"):
-        given.setdefault("population_size", min(50, max(8, evaluations // GENERATIONS)))
+        given.setdefault("population_size", POPULATION)
     if options.sampler == "qmc":
         given.setdefault("scramble", True)
     with warnings.catch_warnings():
@@ -207,7 +207,7 @@ def _check_options(sampler: SamplerName, given: dict[str, Any]) -> None:
     for name in given:
         if name not in known:
             raise ConfigError(f"unknown option {name!r} of sampler {sampler!r}", fix=nearest(name, known))
-    build_sampler(OptunaSampler.Options(sampler=sampler, sampler_options=given), 0, 1)
+    build_sampler(OptunaSampler.Options(sampler=sampler, sampler_options=given), 0)
 
 
 def _uniform(space: SearchSpace) -> Sequence[NDArray[np.int64]]:
