@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from qsearch import arguments
 from qsearch.errors import ConfigError, QSearchError, nearest
-
-if TYPE_CHECKING:
-    from qsearch.config import Sweep
-    from qsearch.run import Run
 
 app = typer.Typer(
     name="qsearch",
@@ -66,9 +61,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a campaign file; resume it where it was stopped."""
-    from qsearch import config
+    from qsearch import commands, config
 
-    _run(config.override(config.load(file), set_, str(file)), runs, as_json)
+    commands.search(config.override(config.load(file), set_, str(file)), runs, as_json)
 
 
 @app.command()
@@ -92,10 +87,10 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search without a campaign file."""
-    from qsearch import config
+    from qsearch import commands, config
 
     settings: dict[str, Any] = {
-        "name": name or f"{_plain(workload)}-{_plain(hardware)}",
+        "name": name or f"{arguments.plain_name(workload)}-{arguments.plain_name(hardware)}",
         "seed": seed,
         "budget": {"evaluations": evaluations},
         "workload": workload,
@@ -103,14 +98,16 @@ def search(
         "evaluator": evaluator,
         "searcher": searcher,
         "space": {
-            "weight_bits": _bits(weight_bits),
-            "activation_bits": _bits(activation_bits),
+            "weight_bits": arguments.bits(weight_bits),
+            "activation_bits": arguments.bits(activation_bits),
             "granularity": granularity,
         },
-        "objectives": [_objective(text) for text in objective],
+        "objectives": [arguments.objective(text) for text in objective],
         "constraints": constraint,
     }
-    _run(config.override(config.parse(settings, "the command line"), set_, "the command line"), runs, as_json)
+    commands.search(
+        config.override(config.parse(settings, "the command line"), set_, "the command line"), runs, as_json
+    )
 
 
 @app.command()
@@ -120,12 +117,12 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run, or with all runs of a sweep, from where it was stopped."""
-    from qsearch import config
+    from qsearch import commands, config
     from qsearch.sweep import read_sweep
 
     sweep, root = read_sweep(folder)
     change = [] if evaluations is None else [f"budget.evaluations={evaluations}"]
-    _run(config.override(sweep, change, str(folder)), root, as_json)
+    commands.search(config.override(sweep, change, str(folder)), root, as_json)
 
 
 @app.command()
@@ -133,9 +130,11 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")], as_json: JsonOption = False
 ) -> None:
     """Write the report of each run again: Markdown, one HTML page, plots in the dashboard."""
-    written = [_write_report(run) for run in _load(folders)]
+    from qsearch import commands
+
+    written = [commands.report(run) for run in commands.load(folders)]
     if as_json:
-        _print_json(written)
+        commands.print_json(written)
     else:
         for path in written:
             typer.echo(path)
@@ -148,8 +147,10 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Put several runs of one problem on one page."""
-    runs = _load(folders)
-    _compare(runs, output or runs[0].folder.parent, as_json)
+    from qsearch import commands
+
+    runs = commands.load(folders)
+    commands.compare(runs, output or runs[0].folder.parent, as_json)
 
 
 @app.command()
@@ -159,16 +160,20 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run found."""
+    from qsearch import commands
     from qsearch.report.summary import summary, trial_values
     from qsearch.report.terminal import run_table
 
-    for run in _load([folder]):
-        if trial is not None:
-            _print_json(trial_values(run, _trial(run, trial)))
-        elif as_json:
-            _print_json(summary(run))
-        else:
-            _print_table(run_table(run))
+    runs = commands.load([folder])
+    if trial is not None:
+        found = [trial_values(run, commands.trial_of(run, trial)) for run in runs]
+    else:
+        found = [summary(run) for run in runs] if as_json else []
+    if found:
+        commands.print_json(found[0] if len(runs) == 1 else found)
+        return
+    for run in runs:
+        commands.print_table(run_table(run))
 
 
 @app.command()
@@ -179,15 +184,14 @@ def export(
     output: Annotated[Path | None, typer.Option(help="A file.  [default: standard output]")] = None,
 ) -> None:
     """Write the assignment of a trial, the best by default."""
+    from qsearch import commands
     from qsearch.export import FORMATS
+    from qsearch.run import load
 
     if format_ not in FORMATS:
         raise ConfigError(f"unknown format {format_!r}", fix=nearest(format_, FORMATS))
-    run = _one(folder)
-    chosen = run.best if trial is None else _trial(run, trial)
-    if chosen is None:
-        raise ConfigError("a run without a feasible trial has no best one", fix="name one with --trial")
-    text = FORMATS[format_](run, chosen)
+    run = load(folder)
+    text = FORMATS[format_](run, commands.trial_of(run, trial))
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -201,9 +205,10 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
 ) -> None:
     """Open the Optuna dashboard on the ledger of a run or a sweep."""
+    from qsearch import commands
     from qsearch.dashboard import serve
 
-    serve(_load([folder])[0], host, port)
+    serve(commands.load([folder])[0], host, port)
 
 
 @app.command("list")
@@ -228,7 +233,9 @@ def list_(
         raise ConfigError(f"unknown kind {what!r}", fix=nearest(what, [*seams, "all"]))
     found = {kind: entries(seam) for kind, seam in seams.items() if what in {kind, "all"}}
     if as_json:
-        _print_json({kind: [vars(entry) for entry in items] for kind, items in found.items()})
+        from qsearch.commands import print_json
+
+        print_json({kind: [vars(entry) for entry in items] for kind, items in found.items()})
         return
     for kind, items in found.items():
         typer.secho(kind, bold=True)
@@ -250,120 +257,3 @@ def init(
         raise ConfigError("qsearch init replaces no file", got=str(file), fix="choose another name, or add --force")
     file.write_text(files("qsearch").joinpath("template.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     typer.echo(f"wrote {file}; run it with: qsearch run {file}")
-
-
-def _run(sweep: Sweep, root: Path, as_json: bool) -> None:
-    """Run a sweep with progress, write its reports, and print what was found."""
-    from qsearch.report.summary import summary
-    from qsearch.report.terminal import run_table
-    from qsearch.sweep import run_folders, run_sweep
-    from qsearch.terminal import search_progress, set_up_logging
-
-    set_up_logging()
-    try:
-        with search_progress() as progress:
-            runs = run_sweep(
-                sweep,
-                root,
-                on_start=progress.start,
-                on_trial=progress,
-                on_run=lambda run: progress.finish(run.config.name),
-            )
-    except KeyboardInterrupt:
-        folder = root / sweep.name
-        _fail(f"interrupted; {f'go on with: qsearch resume {folder}' if run_folders(folder) else 'nothing begun'}", 130)
-    pages = [_write_report(run) for run in runs]
-    if len(runs) > 1:
-        _compare(runs, root / sweep.name, as_json)
-    elif as_json:
-        _print_json(summary(runs[0]))
-    else:
-        _print_table(run_table(runs[0]))
-        typer.echo(f"\nreport     {pages[0]}")
-    if not as_json:
-        typer.echo(f"dashboard  qsearch dashboard {root / sweep.name}")
-
-
-def _compare(runs: list[Run], folder: Path, as_json: bool) -> None:
-    from qsearch.report.comparison import comparison_rows
-    from qsearch.report.summary import comparison_summary
-    from qsearch.report.terminal import comparison_table
-    from qsearch.report.write import write_comparison
-
-    rows = comparison_rows(runs)
-    page = write_comparison(runs, folder)
-    if as_json:
-        _print_json(comparison_summary(rows))
-    else:
-        _print_table(comparison_table(rows))
-        typer.echo(f"report     {page.html}")
-
-
-def _write_report(run: Run) -> str:
-    """The report of a run, its plots attached to the study; the path of the page."""
-    from qsearch.report.artifacts import attach
-    from qsearch.report.write import write_report
-
-    written = write_report(run)
-    attach(run, written.plots)
-    return str(written.html)
-
-
-def _load(folders: list[Path]) -> list[Run]:
-    """The runs in these folders, those of a sweep included."""
-    from qsearch import run as runs
-    from qsearch.sweep import run_folders
-
-    return [runs.load(found) for folder in folders for found in run_folders(folder) or [folder]]
-
-
-def _one(folder: Path) -> Run:
-    from qsearch.run import load
-
-    return load(folder)
-
-
-def _trial(run: Run, number: int) -> Any:
-    if not 0 <= number < len(run.trials):
-        raise ConfigError(f"the trials of {run.folder} are numbered 0..{len(run.trials) - 1}", got=number)
-    return run.trials[number]
-
-
-def _bits(text: str) -> list[int]:
-    """``2-8`` or ``2,4,8`` as a list."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,2})(?:-(\d{1,2}))?\s*", part)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if low > high:
-            raise ConfigError("bits are given as 2-8 or as 2,4,8", got=repr(text))
-        found.extend(range(low, high + 1))
-    return found
-
-
-def _objective(text: str) -> dict[str, str]:
-    """``accuracy`` is maximised, any other metric minimised, unless ``:max`` or ``:min`` stands behind it."""
-    metric, _, direction = text.partition(":")
-    directions = {"max": "maximize", "min": "minimize", "": "maximize" if metric == "accuracy" else "minimize"}
-    if direction not in directions:
-        raise ConfigError("an objective is METRIC, METRIC:max or METRIC:min", got=text)
-    return {"metric": metric, "direction": directions[direction]}
-
-
-def _plain(name: str) -> str:
-    """A plug-in's name as part of a folder's name."""
-    return name.rpartition(":")[2] if ":" in name else name
-
-
-def _print_table(table: Any) -> None:
-    """A table on standard output; a file or a pipe is taken to be as wide as a table needs."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 100
-    console.print(table)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))

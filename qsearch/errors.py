@@ -13,6 +13,7 @@
         ├── EvaluationError         an evaluation gave no usable quality
         ├── CostModelError          a cost model broke its contract
         ├── StorageError            a ledger or a run folder cannot be read or written
+        ├── Interrupted             the user stopped it                                (exit code 130)
         └── BudgetExhausted         raised by the oracle when nothing is left to spend; a campaign ends on it
 
 Every error says the rule that was broken, the value that broke it and the nearest fix, in one line.
@@ -85,6 +86,12 @@ class CostModelError(Failure):
 
 class StorageError(Failure):
     """A ledger, a cache or a run folder cannot be read or written."""
+
+
+class Interrupted(Failure):
+    """The user stopped the work."""
+
+    exit_code = 130
 
 
 class BudgetExhausted(Failure):

@@ -15,7 +15,8 @@ def test_every_error_is_in_the_drawn_tree_with_its_exit_code():
     drawn = errors.__doc__ or ""
     for kind in subclasses(errors.QSearchError):
         assert kind.__name__ in drawn
-        assert kind.exit_code == (2 if issubclass(kind, errors.UserError) else 1)
+        code = 2 if issubclass(kind, errors.UserError) else 130 if kind is errors.Interrupted else 1
+        assert kind.exit_code == code
 
 
 def test_one_line_with_rule_value_and_fix():

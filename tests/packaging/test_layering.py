@@ -47,7 +47,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("campaign",),
     ("sweep",),
     ("report",),
-    ("export", "dashboard", "terminal", "catalogue"),
+    ("export", "dashboard", "terminal", "catalogue", "arguments"),
+    ("commands",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

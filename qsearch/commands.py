@@ -1,0 +1,106 @@
+"""What the commands do once their arguments are read. Loaded when a command runs, never for ``--help``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qsearch import run as runs_module
+from qsearch.config import Sweep
+from qsearch.errors import ConfigError, Interrupted
+from qsearch.report.artifacts import attach
+from qsearch.report.comparison import comparison_rows
+from qsearch.report.summary import comparison_summary, summary
+from qsearch.report.terminal import comparison_table, run_table
+from qsearch.report.write import write_comparison, write_report
+from qsearch.run import Run
+from qsearch.sweep import run_folders, run_sweep
+from qsearch.terminal import search_progress, set_up_logging
+from qsearch.trial import Trial
+
+
+def search(sweep: Sweep, root: Path, as_json: bool) -> None:
+    """Run a sweep with progress, write its reports, and print what was found.
+
+    Raises:
+        Interrupted: by the user; what is recorded stays.
+    """
+    set_up_logging()
+    folder = root / sweep.name
+    try:
+        with search_progress() as progress:
+            runs = run_sweep(
+                sweep,
+                root,
+                on_start=progress.start,
+                on_trial=progress,
+                on_run=lambda run: progress.finish(run.config.name),
+            )
+    except KeyboardInterrupt:
+        fix = f"go on with: qsearch resume {folder}" if run_folders(folder) else "nothing was begun"
+        raise Interrupted("interrupted", fix=fix) from None
+    pages = [report(run) for run in runs]
+    if len(runs) > 1:
+        compare(runs, folder, as_json)
+    elif as_json:
+        print_json(summary(runs[0]))
+    else:
+        print_table(run_table(runs[0]))
+        print(f"\nreport     {pages[0]}")
+    if not as_json:
+        print(f"dashboard  qsearch dashboard {folder}")
+
+
+def compare(runs: list[Run], folder: Path, as_json: bool) -> None:
+    """Put runs on one page, and print the table."""
+    rows = comparison_rows(runs)
+    page = write_comparison(runs, folder)
+    if as_json:
+        print_json(comparison_summary(rows))
+    else:
+        print_table(comparison_table(rows))
+        print(f"report     {page.html}")
+
+
+def report(run: Run) -> str:
+    """Write the report of a run, its plots attached to the study; the path of the page."""
+    written = write_report(run)
+    attach(run, written.plots)
+    return str(written.html)
+
+
+def load(folders: list[Path]) -> list[Run]:
+    """The runs in these folders, those of a sweep included."""
+    return [runs_module.load(found) for folder in folders for found in run_folders(folder) or [folder]]
+
+
+def trial_of(run: Run, number: int | None) -> Trial:
+    """A trial by its number; the best without one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if number is None:
+        if run.best is None:
+            raise ConfigError("a run without a feasible trial has no best one", fix="name one with --trial")
+        return run.best
+    if not 0 <= number < len(run.trials):
+        raise ConfigError(f"the trials of {run.folder} are numbered 0..{len(run.trials) - 1}", got=number)
+    return run.trials[number]
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output; a file or a pipe is taken to be as wide as a table needs."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    console.print(table)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, and nothing else there."""
+    print(json.dumps(value, indent=2, default=str))
