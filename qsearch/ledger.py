@@ -22,7 +22,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,8 @@ class Ledger:
             system_attrs={_DASHBOARD_CONSTRAINTS: list(violations.values())} if violations else {},
             constraints=violations,
         )
-        frozen.datetime_start = frozen.datetime_complete = datetime.now()
+        frozen.datetime_complete = datetime.now()
+        frozen.datetime_start = frozen.datetime_complete - timedelta(seconds=trial.seconds)
         return frozen
 
 
