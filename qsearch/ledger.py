@@ -9,7 +9,8 @@ constraint          a bound's violation, ≤ 0 when met
 COMPLETE            evaluated
 PRUNED              over a cost bound, not evaluated
 FAIL                failed, with its reason
-user attributes     assignment, cost with its breakdown, quality with outcomes, reason, seconds
+user attributes     cost, quality, violations, reason, seconds: for people
+system attribute    assignment, cost with its breakdown, quality with outcomes: for the replay
 study attributes    what the campaign was, and how it ended
 ==================  ==============================================================================
 """
@@ -17,7 +18,6 @@ study attributes    what the campaign was, and how it ended
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import warnings
@@ -46,6 +46,8 @@ _STATES = {
     "infeasible": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+_RECORD = "qsearch"
+"""System attribute that holds what a replay needs; optuna-dashboard has a column for every user attribute, but not for it."""
 _DASHBOARD_CONSTRAINTS = "constraints"
 """System attribute from which optuna-dashboard reads constraints; it does not know Optuna 5's named ones yet."""
 
@@ -204,14 +206,14 @@ class Ledger:
 
     def _to_frozen(self, trial: Trial) -> FrozenTrial:
         violations = {label: float(value) for label, value in trial.violations.items()}
-        evaluated = trial.quality is not None
+        shown, evaluated = list(violations.values()), trial.quality is not None
         frozen = optuna.create_trial(
             state=_STATES[trial.state],
             values=[trial.value(objective.metric) for objective in self._objectives] if evaluated else None,
             params={variable.name: _parameter(variable, trial.assignment) for variable in self._variables},
             distributions={variable.name: _distribution(variable) for variable in self._variables},
             user_attrs=_attributes(trial),
-            system_attrs={_DASHBOARD_CONSTRAINTS: list(violations.values())} if violations else {},
+            system_attrs={_RECORD: _record(trial), **({_DASHBOARD_CONSTRAINTS: shown} if shown else {})},
             constraints=violations,
         )
         frozen.datetime_complete = datetime.now()
@@ -220,43 +222,48 @@ class Ledger:
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
-    """User attributes of a trial: numbers that a person may want to plot, then what a replay needs."""
+    """User attributes of a trial: what a person may want to read or to plot."""
     shown: dict[str, Any] = (
         {} if trial.cost is None else {key: float(value) for key, value in trial.cost.totals.items()}
     )
     if trial.quality is not None:
         shown.update(trial.quality.values)
         shown["standard_error"] = trial.quality.standard_error
+    shown.update({f"violation of {label}": float(value) for label, value in trial.violations.items()})
+    return {**shown, "seconds": trial.seconds, "reason": trial.reason}
+
+
+def _record(trial: Trial) -> dict[str, Any]:
+    """What a replay needs, exactly."""
     return {
-        **shown,
-        "qsearch:assignment": trial.assignment.to_json(),
-        "qsearch:cost": None if trial.cost is None else json.dumps(cost_to_json(trial.cost)),
-        "qsearch:quality": None if trial.quality is None else json.dumps(quality_to_json(trial.quality)),
-        "qsearch:violations": json.dumps(dict(trial.violations)),
-        "qsearch:seconds": trial.seconds,
+        "assignment": trial.assignment.to_json(),
+        "cost": None if trial.cost is None else cost_to_json(trial.cost),
+        "quality": None if trial.quality is None else quality_to_json(trial.quality),
+        "violations": dict(trial.violations),
         "reason": trial.reason,
+        "seconds": trial.seconds,
     }
 
 
 def _check_ours(frozen: FrozenTrial) -> None:
-    if "qsearch:assignment" not in frozen.user_attrs:
+    if _RECORD not in frozen.system_attrs:
         raise StorageError(f"trial {frozen.number} was not written by qsearch", fix="use a study of its own")
 
 
 def _from_frozen(frozen: FrozenTrial) -> Trial:
     _check_ours(frozen)
-    attributes = frozen.user_attrs
-    cost, quality = attributes["qsearch:cost"], attributes["qsearch:quality"]
+    record = frozen.system_attrs[_RECORD]
+    cost, quality = record["cost"], record["quality"]
     states = {value: key for key, value in _STATES.items()}
     return Trial(
         number=frozen.number,
-        assignment=BitAssignment.from_json(attributes["qsearch:assignment"]),
+        assignment=BitAssignment.from_json(record["assignment"]),
         state=states[frozen.state],  # type: ignore[arg-type]  # the keys are the literals
-        cost=None if cost is None else cost_from_json(json.loads(cost)),
-        quality=None if quality is None else quality_from_json(json.loads(quality)),
-        violations=json.loads(attributes["qsearch:violations"]),
-        reason=attributes["reason"],
-        seconds=attributes["qsearch:seconds"],
+        cost=None if cost is None else cost_from_json(cost),
+        quality=None if quality is None else quality_from_json(quality),
+        violations=record["violations"],
+        reason=record["reason"],
+        seconds=record["seconds"],
     )
 
 
