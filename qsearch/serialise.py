@@ -46,7 +46,7 @@ def cost_from_json(value: dict[str, Any]) -> Cost:
 
 
 def _pack(outcomes: NDArray[np.float32]) -> str:
-    binary = bool(np.all((outcomes == 0) | (outcomes == 1)))
+    binary = bool(np.all((outcomes == 0) | (outcomes == 1))) and not np.signbit(outcomes).any()  # −0 is not 0
     data = np.packbits(outcomes.astype(bool)).tobytes() if binary else outcomes.astype("<f4").tobytes()
     return ("b" if binary else "f") + base64.b64encode(data).decode()
 
