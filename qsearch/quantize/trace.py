@@ -7,6 +7,7 @@ crops) folded into its batch; they are counted.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from qsearch.errors import DataError
 from qsearch.layers import Layer
+
+log = logging.getLogger(__name__)
 
 Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 """What a network is called with: one tensor, or several positional ones; the first extent is the batch."""
@@ -73,6 +76,7 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
             got=f"{type(error).__name__}: {error}"[:300],
             fix="give an example of the shape and type of its training data",
         ) from error
+    _report_left_out(model, layers)
     if not layers:
         raise DataError(f"{type(model).__name__} must run at least one convolution, linear layer or embedding")
     return tuple(layers.values())
@@ -109,6 +113,19 @@ def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int
     assert isinstance(module, nn.Linear)
     bias = module.bias is not None
     return Layer(name, "linear", module.in_features, module.out_features, input_size=size, output_size=size, bias=bias)
+
+
+def _report_left_out(model: nn.Module, layers: Mapping[str, Layer]) -> None:
+    """Warn of matrices and kernels that stay in float: of layers of other kinds, and of layers that did not run."""
+    left = [
+        f"{name}.{key}" if name else key
+        for name, module in model.named_modules()
+        if name not in layers
+        for key, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    if left:
+        log.warning("left in float, not searched: %s%s", ", ".join(left[:5]), ", …" if len(left) > 5 else "")
 
 
 def _samples(example: Inputs) -> int:

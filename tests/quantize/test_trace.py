@@ -140,3 +140,11 @@ def test_a_network_that_does_not_run_is_told_with_its_reason() -> None:
 def test_a_network_without_layers_is_refused() -> None:
     with pytest.raises(DataError, match="at least one convolution"):
         trace_layers(nn.Sequential(nn.ReLU()), torch.zeros(2, 5))
+
+
+def test_weights_that_are_no_site_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.ConvTranspose1d(2, 3, 2), nn.Flatten(), nn.Linear(9, 2))
+    with caplog.at_level("WARNING", logger="qsearch"):
+        layers = trace_layers(model, torch.zeros(4, 2, 2))
+    assert [layer.name for layer in layers] == ["2"]
+    assert "left in float, not searched: 0.weight" in caplog.text
