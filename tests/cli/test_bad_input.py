@@ -400,10 +400,10 @@ def test_a_ledger_whose_campaign_is_damaged(qsearch: Qsearch, done: Run) -> None
     check(qsearch("show", "runs/tiny"), 1, "record is damaged", "study 'tiny'")
 
 
-@pytest.mark.parametrize("value", ['"{no json"', '"[1]"', '"{\\"0.weight\\": 77}"', "null", "broken"])
+@pytest.mark.parametrize("value", ['"{no json"', "[1]", '{"assignment": "{\\"0.weight\\": 77}"}', "null", "broken"])
 def test_a_ledger_with_a_damaged_trial(qsearch: Qsearch, done: Run, value: str) -> None:
     ledger = sqlite3.connect("runs/tiny/study.db")
-    ledger.execute("update trial_user_attributes set value_json = ? where key = 'qsearch:assignment'", (value,))
+    ledger.execute("update trial_system_attributes set value_json = ? where key = 'qsearch'", (value,))
     ledger.commit()
     ledger.close()
     check(qsearch("show", "runs/tiny"), 1, "study.db")
