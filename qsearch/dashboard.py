@@ -28,7 +28,7 @@ def serve(run: Run, host: str, port: int) -> None:
             raise ConfigError(
                 "the dashboard needs a free port", got=f"{host}:{port}: {error.strerror}", fix="choose one with --port"
             ) from error
-    storage = open_storage(storage_url(run.config, root_of(run.folder, run.config)))
+    storage = open_storage(storage_url(run.config, root_of(run.folder, run.config.name)))
     folder = artifact_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     optuna_dashboard.run_server(storage, host=host, port=port, artifact_store=FileSystemArtifactStore(folder))

@@ -132,9 +132,16 @@ def no_run(folder: Path) -> ConfigError:
     return ConfigError(f"a run's folder must hold {CONFIG_FILE}", got=str(folder), fix=fix)
 
 
-def root_of(folder: Path, config: CampaignConfig) -> Path:
-    """The folder that holds all runs, as the run's name has one or two parts below it."""
-    return folder.resolve().parents[config.name.count("/")]
+def root_of(folder: Path, name: str) -> Path:
+    """The folder that holds all runs, as a run's name has one or two parts below it.
+
+    Raises:
+        ConfigError: the folder was renamed or copied; its name is what ties it to its ledger.
+    """
+    parts = tuple(name.split("/"))
+    if folder.resolve().parts[-len(parts) :] != parts:
+        raise ConfigError(f"the folder of run {name!r} must keep its name", got=str(folder), fix=f"rename it to {name}")
+    return folder.resolve().parents[len(parts) - 1]
 
 
 def load(folder: Path) -> Run:
@@ -146,7 +153,7 @@ def load(folder: Path) -> Run:
     """
     config = read_config(folder)
     objectives = [objective.build() for objective in config.objectives]
-    url = storage_url(config, root_of(folder, config))
+    url = storage_url(config, root_of(folder, config.name))
     if not exists(url, config.name):
         raise StorageError(
             "the ledger of a run must exist", got=f"no study {config.name!r} in {url}", fix=f"qsearch resume {folder}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from qsearch.campaign import Campaign, prepare
 from qsearch.config import CampaignConfig, Sweep, dump, load
 from qsearch.oracle import CampaignOracle
-from qsearch.run import CONFIG_FILE, Run, no_run
+from qsearch.run import CONFIG_FILE, Run, no_run, root_of
 from qsearch.trial import Trial
 
 SWEEP_FILE = "sweep.yaml"
@@ -65,4 +65,4 @@ def read_sweep(folder: Path) -> tuple[Sweep, Path]:
     if path is None:
         raise no_run(folder)
     sweep = load(path)
-    return sweep, folder.resolve().parents[sweep.name.count("/")]
+    return sweep, root_of(folder, sweep.name)

@@ -13,7 +13,7 @@ from qsearch.run import Run, root_of, storage_url
 
 def artifact_folder(run: Run) -> Path:
     """Where the artifacts of a run's storage lie: beside its ledger."""
-    return root_of(run.folder, run.config) / run.config.name.split("/")[0] / "artifacts"
+    return root_of(run.folder, run.config.name) / run.config.name.split("/")[0] / "artifacts"
 
 
 def attach(run: Run, plots: Sequence[Path]) -> None:
@@ -25,7 +25,7 @@ def attach(run: Run, plots: Sequence[Path]) -> None:
     folder = artifact_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder)
-    ledger = Ledger(storage_url(run.config, root_of(run.folder, run.config)), run.config.name, run.objectives)
+    ledger = Ledger(storage_url(run.config, root_of(run.folder, run.config.name)), run.config.name, run.objectives)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(ledger.study)}
     for plot in plots:
         if plot.name in known:
