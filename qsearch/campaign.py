@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
@@ -22,14 +24,16 @@ from qsearch.errors import (
     ConfigError,
     DataError,
     Failure,
+    InfeasibleError,
     QSearchError,
     StorageError,
 )
+from qsearch.evaluate.data import read
 from qsearch.layers import Layer
 from qsearch.ledger import Ledger
 from qsearch.oracle import CampaignOracle, checked
 from qsearch.problem import Problem, resolve
-from qsearch.protocols import Evaluator, HeldOutEvaluator, Workload
+from qsearch.protocols import Evaluator, HeldOutEvaluator, Searcher, Workload
 from qsearch.quantize.trace import trace_layers
 from qsearch.run import CONFIG_FILE, Run, RunInfo, provenance, read_config, read_info, storage_url
 from qsearch.serialise import quality_to_json
@@ -37,6 +41,15 @@ from qsearch.space import build_space
 from qsearch.trial import Quality, Trial
 
 log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A searcher that cannot take every problem. It is asked before the first search of a sweep begins."""
+
+    def check(self, problem: Problem) -> None:
+        """Raise a :class:`qsearch.errors.UserError` unless it can search the problem; spends nothing."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,46 @@ def prepare(config: CampaignConfig) -> Setting:
     return Setting(workload, evaluator, problem, float_quality)
 
 
+def build_searcher(config: CampaignConfig) -> Searcher:
+    """The searcher of a campaign.
+
+    Raises:
+        UserError, Failure: it is unknown, its options are not valid, or it cannot be made.
+    """
+    with _blamed("searcher", config.searcher.name):
+        searcher: Searcher = registry.create("searchers", config.searcher.name, config.searcher.options)
+    return searcher
+
+
+def check_searcher(config: CampaignConfig, searcher: Searcher, problem: Problem) -> None:
+    """Raise unless a searcher takes the problem; one that is not :class:`Choosy` takes any.
+
+    Raises:
+        UserError: it does not.
+    """
+    with _blamed("searcher", config.searcher.name):
+        if isinstance(searcher, Choosy):
+            searcher.check(problem)
+
+
+def check_same(
+    ours: BaseModel, earlier: BaseModel, where: str, free: Collection[str] = ("budget", "max_failures")
+) -> None:
+    """Raise unless two campaigns, or two sweeps, agree in all but their ``free`` settings.
+
+    Raises:
+        ConfigError: the first setting that differs.
+    """
+    here, there = ours.model_dump(mode="json"), earlier.model_dump(mode="json")
+    changed = [key for key in here if key not in free and here[key] != there[key]]
+    if changed:
+        raise ConfigError(
+            f"{where} holds another campaign",
+            got=f"{changed[0]}: {there[changed[0]]!r} there, {here[changed[0]]!r} here",
+            fix="choose another name, or remove the folder and its ledger",
+        )
+
+
 def _problem(config: CampaignConfig, cost: NetworkCost, float_quality: Quality) -> Problem:
     problem = Problem(
         space=cost.space,
@@ -76,6 +129,7 @@ def _problem(config: CampaignConfig, cost: NetworkCost, float_quality: Quality) 
         objectives=tuple(objective.build() for objective in config.objectives),
         bounds=tuple(resolve(constraint.build(), cost, float_quality.values) for constraint in config.constraints),
         quality_name=float_quality.name,
+        float_quality=dict(float_quality.values),
     )
     problem.check_floor()
     return problem
@@ -100,11 +154,10 @@ def layers_of(workload: Workload) -> tuple[Layer, ...]:
     """The layers of a workload's network, traced on its first calibration batch.
 
     Raises:
-        DataError: the calibration loader is empty.
+        DataError: the calibration loader is empty or yields what is no batch, or the network does not run on it.
     """
-    for inputs, _ in workload.calibration():
-        return trace_layers(workload.model(), inputs)
-    raise DataError(f"the calibration loader of workload {workload.name!r} must not be empty", got="no batch")
+    first = read(islice(workload.calibration(), 1), f"calibration loader of workload {workload.name!r}")
+    return trace_layers(workload.model(), first.inputs)
 
 
 class Campaign:
@@ -113,11 +166,11 @@ class Campaign:
     Args:
         config: the campaign.
         root: the folder that holds all runs.
-        on_trial: called after each trial with the oracle, for progress.
+        on_trial: called with the oracle after each trial, and without a trial when the searcher has something to show.
     """
 
     def __init__(
-        self, config: CampaignConfig, root: Path, on_trial: Callable[[CampaignOracle, Trial], None] | None = None
+        self, config: CampaignConfig, root: Path, on_trial: Callable[[CampaignOracle, Trial | None], None] | None = None
     ) -> None:
         self.config, self.root = config, root
         self.folder = root / config.name
@@ -130,11 +183,12 @@ class Campaign:
             setting: from :func:`prepare`, if campaigns share it.
 
         Raises:
+            InfeasibleError: the search met no assignment within the bounds on costs.
             UserError, Failure: see :mod:`qsearch.errors`; every recorded trial is kept.
         """
-        with _blamed("searcher", self.config.searcher.name):
-            searcher = registry.create("searchers", self.config.searcher.name, self.config.searcher.options)
+        searcher = build_searcher(self.config)
         setting = setting or prepare(self.config)
+        check_searcher(self.config, searcher, setting.problem)
         with self._locked():
             ledger, info = self._open(setting)
             oracle = self._oracle(setting, ledger)
@@ -155,6 +209,7 @@ class Campaign:
                 }
             )
             ledger.annotate({"qsearch": info.model_dump(mode="json")})
+        _check_spent(setting.problem, oracle)
         return Run(run.folder, run.config, info, run.trials)
 
     def _oracle(self, setting: Setting, ledger: Ledger) -> CampaignOracle:
@@ -166,8 +221,10 @@ class Campaign:
             seed=self.config.seed,
             max_failures=self.config.max_failures,
             evaluate_infeasible=self.config.evaluate_infeasible,
+            folder=self.folder,
         )
         oracle.on_trial = lambda trial: self._on_trial(oracle, trial)
+        oracle.on_note = lambda notes: self._on_trial(oracle, None)
         return oracle
 
     def _locked(self) -> Any:
@@ -186,8 +243,7 @@ class Campaign:
 
     def _open(self, setting: Setting) -> tuple[Ledger, RunInfo]:
         """Write the campaign to its folder and ledger, or check that they hold this very campaign."""
-        if (self.folder / CONFIG_FILE).is_file():
-            self._check_same(read_config(self.folder), str(self.folder))
+        self.check_folder()
         url, problem = storage_url(self.config, self.root), setting.problem
         ledger = Ledger(url, self.config.name, problem.objectives, problem.space)
         if "qsearch" in ledger.attributes:
@@ -199,23 +255,39 @@ class Campaign:
         return ledger, info
 
     def _reopened(self, info: RunInfo, where: str) -> RunInfo:
-        """What the ledger says of the campaign, running again."""
-        self._check_same(registry.validate(CampaignConfig, info.config, where), where)
+        """What the ledger says of the campaign, running again; it was found, wherever it once lay."""
+        earlier = registry.validate(CampaignConfig, info.config, where)
+        check_same(self.config, earlier.model_copy(update={"storage": self.config.storage}), where)
         if info.provenance["versions"] != provenance()["versions"]:
             log.warning("%s was begun with other versions of its packages; results may differ", self.config.name)
         return info.model_copy(update={"config": self.config.model_dump(mode="json"), "status": "running"})
 
-    def _check_same(self, earlier: CampaignConfig, where: str) -> None:
-        """A run is resumed with the campaign it was begun with; only budget and limits on failures may grow."""
-        free = {"budget", "max_failures"}
-        ours, theirs = self.config.model_dump(mode="json"), earlier.model_dump(mode="json")
-        changed = [key for key in ours if key not in free and ours[key] != theirs[key]]
-        if changed:
-            raise ConfigError(
-                f"{where} holds another campaign",
-                got=f"{changed[0]}: {theirs[changed[0]]!r} there, {ours[changed[0]]!r} here",
-                fix="choose another name, or remove the folder and its ledger",
-            )
+    def check_folder(self) -> None:
+        """Raise unless the run's folder is free, or holds this campaign: only budget and limits on failures may grow.
+
+        Raises:
+            ConfigError: it holds another one.
+        """
+        if (self.folder / CONFIG_FILE).is_file():
+            check_same(self.config, read_config(self.folder), str(self.folder))
+
+
+def _check_spent(problem: Problem, oracle: CampaignOracle) -> None:
+    """Raise when a search has ended without an evaluation.
+
+    Raises:
+        InfeasibleError: everything it tried was over a bound on a cost.
+        Failure: it tried nothing.
+    """
+    if any(trial.evaluated for trial in oracle.trials):
+        return
+    if not oracle.trials:
+        raise Failure("the search ended before its first evaluation", got=str(oracle.budget), fix="raise the budget")
+    raise InfeasibleError(
+        f"none of the {len(oracle.trials)} assignments that the search tried meets all bounds on costs together",
+        got=", ".join(bound.label for bound in problem.cost_bounds),
+        fix="loosen one; the searcher 'ilp' finds an assignment within them, or shows that there is none",
+    )
 
 
 def _describe(config: CampaignConfig, setting: Setting) -> RunInfo:
@@ -249,5 +321,6 @@ def _test(setting: Setting, run: Run) -> dict[str, dict[str, Any]]:
     except DataError as error:
         log.warning("%s: not tested: %s", run.config.name, error)
     except Exception as error:  # the search has ended; a plug-in that fails now must not take its record along
-        log.warning("%s: not tested: %s: %s", run.config.name, type(error).__name__, error)
+        reason = " ".join(str(error).split())
+        log.warning("%s: not tested: %s: %s", run.config.name, type(error).__name__, reason)
     return {}

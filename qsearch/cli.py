@@ -7,12 +7,24 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from qsearch import arguments
 from qsearch.errors import ConfigError, QSearchError, nearest
 
+
+class _Commands(typer.core.TyperGroup):
+    """Commands by name; an unknown one is answered by the nearest."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise ConfigError(f"no command {args[0]!r}", fix=nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="qsearch",
+    cls=_Commands,
     help="Search the precision of each layer and each kernel of a network, for your hardware.",
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -24,26 +24,31 @@ from qsearch.trial import Trial
 
 
 def search(sweep: Sweep, root: Path, as_json: bool) -> None:
-    """Run a sweep with progress, write its reports, and print what was found.
+    """Run a sweep with progress, write the report of each run as it ends, and print what was found.
 
     Raises:
         Interrupted: by the user; what is recorded stays.
     """
     set_up_logging()
     folder = root / sweep.name
+    pages: list[str] = []
     try:
         with search_progress() as progress:
+
+            def ended(run: Run) -> None:
+                progress.finish(run.config.name)
+                pages.append(report(run))
+
             runs = run_sweep(
                 sweep,
                 root,
                 on_start=progress.start,
                 on_trial=progress,
-                on_run=lambda run: progress.finish(run.config.name),
+                on_run=ended,
             )
     except KeyboardInterrupt:
         fix = f"go on with: qsearch resume {folder}" if run_folders(folder) else "nothing was begun"
         raise Interrupted("interrupted", fix=fix) from None
-    pages = [report(run) for run in runs]
     if len(runs) > 1:
         compare(runs, folder, as_json)
     elif as_json:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
@@ -48,7 +49,7 @@ class BudgetConfig(_Strict):
     """Evaluations, minutes, or whichever ends first."""
 
     evaluations: Annotated[int, Field(gt=0)] | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _given(self) -> BudgetConfig:
@@ -57,6 +58,7 @@ class BudgetConfig(_Strict):
         return self
 
     def build(self) -> Budget:
+        """The budget as the oracle takes it."""
         return Budget(self.evaluations, self.minutes)
 
 
@@ -71,21 +73,34 @@ class SpaceConfig(_Strict):
 
 
 class ObjectiveConfig(_Strict):
+    """A metric of quality or of cost, and which way is better."""
+
     metric: str
     direction: Direction
 
     def build(self) -> Objective:
+        """The objective as a problem takes it."""
         return Objective(self.metric, self.direction)
 
 
 class ConstraintConfig(_Strict):
-    """A limit; in one line (``latency<=0.6``) or field by field."""
+    """A limit; in one line (``latency<=0.6``) or field by field.
+
+    Either way it is relative (``auto``: a cost to uniform-8, a quality to nothing) unless ``unit`` says that the number
+    is absolute. ``relative_to: null`` written out is absolute too: that is how resolved campaigns record it.
+    """
 
     metric: str
     at_most: float | None = None
     at_least: float | None = None
     relative_to: str | None = None
     unit: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _relative(cls, value: Any) -> Any:
+        plain = isinstance(value, Mapping) and "relative_to" not in value and value.get("unit") is None
+        return {**value, "relative_to": "auto"} if plain else value
 
     @model_validator(mode="after")
     def _valid(self) -> ConstraintConfig:
@@ -96,6 +111,7 @@ class ConstraintConfig(_Strict):
         return self
 
     def build(self) -> Constraint:
+        """The constraint, its limit still as it was written."""
         return Constraint(self.metric, self.at_most, self.at_least, self.relative_to, self.unit)
 
 
@@ -164,6 +180,13 @@ class Sweep(_Shared):
         return found
 
 
+def merged(sweep: Sweep, earlier: Sweep) -> Sweep:
+    """A sweep with what an earlier one of the same name had besides: the searchers and seeds of both, the earlier first."""
+    searchers = {_slug(searcher): searcher for searcher in (*earlier.searcher, *sweep.searcher)}
+    seeds = dict.fromkeys((*earlier.seed, *sweep.seed))
+    return sweep.model_copy(update={"searcher": tuple(searchers.values()), "seed": tuple(seeds)})
+
+
 def _slug(searcher: PluginConfig) -> str:
     """A short folder name for a searcher, its options included."""
     name = searcher.name.rpartition(":")[2] if ":" in searcher.name else searcher.name
@@ -193,7 +216,10 @@ def load(path: Path) -> Sweep:
 
 
 def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
-    """Settings as a :class:`Sweep`; plug-ins named by file are looked up beside the campaign file, then here.
+    """Settings as a :class:`Sweep` that means the same from any folder.
+
+    Plug-ins named by file are looked up beside the campaign file, then in the working folder; a storage whose file has a
+    relative path is taken to lie below the working folder. Both become absolute.
 
     Raises:
         ConfigError: by path, rule and nearest name.
@@ -203,6 +229,7 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
         key: _located(getattr(sweep, key), folder) for key in ("workload", "hardware", "evaluator")
     }
     updates["searcher"] = tuple(_located(searcher, folder) for searcher in sweep.searcher)
+    updates["storage"] = None if sweep.storage is None else _absolute_storage(sweep.storage)
     return sweep.model_copy(update=updates)
 
 
@@ -247,6 +274,21 @@ def _absolute(value: Any, folder: Path) -> Any:
         return value
     found = [path for path in (folder / location, Path(location)) if path.is_file()]
     return f"{found[0].resolve()}:{name}" if found else value
+
+
+def sqlite_url(path: Path, driver: str = "") -> str:
+    """The URL of a SQLite file: what has a meaning in URLs, or in Optuna's templates of them, is percent-encoded."""
+    return f"sqlite{driver}:///" + re.sub(r"[%?#{}]", lambda found: f"%{ord(found[0]):02X}", str(path))
+
+
+def _absolute_storage(url: str) -> str:
+    """A storage URL with the path of its file, if it is one, made absolute."""
+    if url.startswith("journal:"):
+        return f"journal:{Path(url.removeprefix('journal:')).absolute()}"
+    found = re.fullmatch(r"sqlite(\+\w+)?:///(?!:memory:|file:)([^?]+)(\?.*)?", url)
+    if found is None or Path(unquote(found[2])).is_absolute():
+        return url
+    return sqlite_url(Path(unquote(found[2])).absolute(), found[1] or "") + (found[3] or "")
 
 
 def _quoted(value: Any) -> Any:

@@ -105,8 +105,15 @@ class NetworkCost:
         for other models the cost of the fewest bits, as costs are monotone in bits.
         """
         lowest = float(self.estimate_many(self.space.lowest[None])[metric][0])
-        if not self.additive:
-            return lowest
+        return min(lowest, self._sum_of_layers(metric, min)) if self.additive else lowest
+
+    def ceiling(self, metric: str) -> float:
+        """The most that any assignment of the space costs; exact, or an upper bound, where :meth:`floor` is."""
+        highest = float(self.estimate_many(self.space.highest[None])[metric][0])
+        return max(highest, self._sum_of_layers(metric, max)) if self.additive else highest
+
+    def _sum_of_layers(self, metric: str, pick: Callable[[list[float]], float]) -> float:
+        """Sum over the layers of the least or the greatest cost of each, all kernels of a layer at the same bits."""
         sites = {site.name: site for site in self.space.sites}
         fixed = self.space.fixed or {}
         total = 0.0
@@ -117,13 +124,13 @@ class NetworkCost:
                     choices.append((fixed[name],))
                 elif name in sites:
                     choices.append(sites[name].choices)
-            costs = []
+            costs: list[float] = []
             for bits in product(*choices):
                 weight = np.full(layer.kernels, bits[0], dtype=np.int64)
                 ask = partial(self.model.layer_cost, layer, weight, bits[1] if len(bits) > 1 else FLOAT_BITS)
                 costs.append(_ask(ask)[metric])
-            total += min(costs)
-        return min(lowest, float(total))
+            total += pick(costs)
+        return float(total)
 
     def _check_complete(self, metrics: Mapping[str, object]) -> None:
         missing = set(self.units) - set(metrics)

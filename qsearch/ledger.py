@@ -18,13 +18,15 @@ study attributes    what the campaign was, and how it ended
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
-import warnings
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -35,6 +37,7 @@ from optuna.trial import FrozenTrial, TrialState
 from qsearch.assignment import BitAssignment
 from qsearch.errors import StorageError
 from qsearch.problem import Objective
+from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.serialise import cost_from_json, cost_to_json, quality_from_json, quality_to_json
 from qsearch.space import SearchSpace, Variable
 from qsearch.trial import Trial
@@ -65,7 +68,14 @@ def open_storage(url: str) -> BaseStorage:
         if path is not None and url.startswith("journal:"):
             _cut_torn_line(path)
             return JournalStorage(JournalFileBackend(str(path)))
-        return RDBStorage(url)
+        storage = RDBStorage(url)
+        if path is not None and storage.engine.url.database != str(path):
+            raise StorageError(
+                "the path of a ledger must fit into a URL",
+                got=str(path),
+                fix="install SQLAlchemy 2.1, or rename the folder",
+            )
+        return storage
 
 
 def exists(url: str, name: str) -> bool:
@@ -87,9 +97,11 @@ def exists(url: str, name: str) -> bool:
 
 
 def _file(url: str) -> Path | None:
-    """The file behind a URL; None for a server."""
-    found = [url.removeprefix(scheme) for scheme in ("journal:", "sqlite:///") if url.startswith(scheme)]
-    return Path(found[0]) if found else None
+    """The file behind a URL; None for a server, and for what SQLite itself reads as a URI or keeps in memory."""
+    if url.startswith("journal:"):
+        return Path(url.removeprefix("journal:"))
+    found = re.match(r"sqlite(?:\+\w+)?:///(?!:memory:|file:)([^?]+)", url)
+    return Path(unquote(found[1])) if found else None
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -129,19 +141,6 @@ def _guard(url: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna reports each study it creates, and that metric names are new; the campaign's user need not know."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
 class Ledger:
     """Trials of one campaign, in one Optuna study.
 
@@ -159,7 +158,7 @@ class Ledger:
         self.url, self.name = url, name
         storage = open_storage(url)
         directions: list[Any] = [objective.direction for objective in objectives]
-        with _guard(url), _quiet():
+        with _guard(url), quiet_optuna():  # the study it creates, and that metric names are new
             self.study = optuna.create_study(
                 storage=storage, study_name=name, directions=directions, load_if_exists=True
             )
@@ -167,7 +166,7 @@ class Ledger:
                 raise StorageError(
                     f"study {name!r} in {url} has other objectives", fix="choose another name, or another storage"
                 )
-            for trial in self.study.get_trials(deepcopy=False):
+            for trial in self._recorded():
                 _check_ours(trial)
             if not self.study.user_attrs:
                 self.study.set_metric_names([objective.metric for objective in objectives])
@@ -181,7 +180,7 @@ class Ledger:
             StorageError: the storage cannot be read, or a trial is not one of qsearch's.
         """
         with _guard(self.url):
-            return [_from_frozen(trial) for trial in self.study.get_trials(deepcopy=False)]
+            return [self._read(trial) for trial in self._recorded()]
 
     def append(self, trial: Trial) -> None:
         """Record a trial in one transaction.
@@ -203,6 +202,36 @@ class Ledger:
         """Attributes of the study."""
         with _guard(self.url):
             return dict(self.study.user_attrs)
+
+    def _recorded(self) -> list[FrozenTrial]:
+        """All trials as Optuna reads them; a value that is no JSON is found by reading them one by one."""
+        try:
+            return self.study.get_trials(deepcopy=False)
+        except ValueError:
+            storage = self.study._storage
+            with contextlib.suppress(KeyError):  # the end of the trials: the damage lies elsewhere
+                for number in itertools.count():
+                    identity = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+                    try:
+                        storage.get_trial(identity)
+                    except ValueError as error:
+                        raise self._damaged(number, error) from error
+            raise
+
+    def _read(self, frozen: FrozenTrial) -> Trial:
+        try:
+            return _from_frozen(frozen)
+        except StorageError:
+            raise
+        except Exception as error:  # a record may be damaged in any way
+            raise self._damaged(frozen.number, error) from error
+
+    def _damaged(self, number: int, error: Exception) -> StorageError:
+        return StorageError(
+            f"trial {number} of study {self.name!r} in {self.url} is damaged",
+            got=f"{type(error).__name__}: {error}",
+            fix="restore the ledger from a copy, or remove the run",
+        )
 
     def _to_frozen(self, trial: Trial) -> FrozenTrial:
         violations = {label: float(value) for label, value in trial.violations.items()}

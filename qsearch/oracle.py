@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from qsearch import registry
@@ -37,8 +38,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         given = [value for value in (self.evaluations, self.minutes) if value is not None]
-        if not given or min(given) <= 0:
-            raise ConfigError("a budget needs evaluations or minutes, above 0", got=self)
+        if not given or not all(0 < value < math.inf for value in given):
+            raise ConfigError("a budget needs evaluations or minutes, above 0 and finite", got=self)
 
 
 def checked(quality: Quality, name: str) -> Quality:
@@ -76,9 +77,11 @@ class MemoryRecord:
         self._trials: list[Trial] = []
 
     def trials(self) -> Sequence[Trial]:
+        """See :class:`Record`."""
         return tuple(self._trials)
 
     def append(self, trial: Trial) -> None:
+        """See :class:`Record`."""
         self._trials.append(trial)
 
 
@@ -90,6 +93,8 @@ class CampaignOracle:
         max_failures: failed evaluations after which the campaign gives up.
         evaluate_infeasible: spend evaluations on assignments over a cost bound as well.
         on_trial: called after each new or replayed trial, for progress.
+        folder: where the searcher may leave what it has learnt.
+        on_note: called when the searcher has something to show, with all it has shown so far.
         tables: sensitivities that are known already, and where new ones are kept; oracles on the same space and
             evaluator may share them.
     """
@@ -101,9 +106,12 @@ class CampaignOracle:
     seed: int = 0
     max_failures: int = 10
     evaluate_infeasible: bool = False
+    folder: Path | None = None
     on_trial: Callable[[Trial], None] = lambda trial: None
+    on_note: Callable[[Mapping[str, float]], None] = lambda notes: None
     tables: dict[str, SensitivityTable] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list, init=False)
+    notes: dict[str, float] = field(default_factory=dict, init=False)
     sensitivity_samples: int = field(default=0, init=False)
     sensitivity_seconds: float = field(default=0.0, init=False)
 
@@ -167,6 +175,11 @@ class CampaignOracle:
             self.sensitivity_seconds += time.perf_counter() - start
         return self.tables[key]
 
+    def note(self, **values: float) -> None:
+        """See :meth:`qsearch.protocols.Oracle.note`."""
+        self.notes.update(values)
+        self.on_note(self.notes)
+
     def _try(self, assignment: BitAssignment) -> Trial:
         """Cost, feasibility and quality of an assignment that is not known yet."""
         proposals = PROPOSALS_PER_EVALUATION * (self.budget.evaluations or 1000)
@@ -180,6 +193,7 @@ class CampaignOracle:
             quality = checked(self.evaluator.evaluate(assignment, seed=self.seed), self.problem.quality_name)
         except Exception as error:  # whatever a network or a plug-in raises is the reason this one trial failed
             reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
+            reason = " ".join(reason.split())
             log.warning("trial %d failed: %s", self._count, reason)
             return self._trial(assignment, "failed", cost, None, reason)
         return self._trial(assignment, "complete", cost, quality, "")

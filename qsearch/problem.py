@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -138,6 +138,7 @@ class Problem:
         objectives: one or several.
         bounds: limits; those on cost metrics are known before an evaluation is spent.
         quality_name: name of the workload's metric ("accuracy").
+        float_quality: metric → value of the float network, where it is known; rewards are relative to it.
     """
 
     space: SearchSpace
@@ -145,6 +146,7 @@ class Problem:
     objectives: tuple[Objective, ...]
     bounds: tuple[Bound, ...] = ()
     quality_name: str = "accuracy"
+    float_quality: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -157,6 +159,7 @@ class Problem:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """The layers of the network."""
         return self.cost.layers
 
     @property
@@ -170,19 +173,22 @@ class Problem:
         return tuple(bound for bound in self.bounds if bound.metric in self.cost.units)
 
     def check_floor(self) -> None:
-        """Raise unless each upper bound on a cost can be met.
+        """Raise unless each bound on a cost can be met by itself.
 
         Raises:
-            InfeasibleError: with the floor, and by how much it misses.
+            InfeasibleError: with the floor of an upper bound, or the ceiling of a lower one, and by how much it misses.
         """
         for bound in self.cost_bounds:
-            floor = self.cost.floor(bound.metric)
-            if not bound.at_least and floor > bound.limit:
+            name, side = ("ceiling", "below") if bound.at_least else ("floor", "above")
+            extreme = self.cost.ceiling(bound.metric) if bound.at_least else self.cost.floor(bound.metric)
+            if extreme < bound.limit if bound.at_least else extreme > bound.limit:
                 unit = self.cost.units[bound.metric]
                 raise InfeasibleError(
                     f"no assignment meets {bound.label} ({bound.limit:.4g} {unit})",
-                    got=f"a floor of {floor:.4g} {unit}, {100 * (floor / bound.limit - 1) if bound.limit else 100:.1f} % above it",
-                    fix="raise the limit, or allow fewer bits",
+                    got=f"a {name} of {extreme:.4g} {unit}, {100 * abs(extreme / bound.limit - 1) if bound.limit else 100:.1f} % {side} it",
+                    fix="lower the limit, or allow more bits"
+                    if bound.at_least
+                    else "raise the limit, or allow fewer bits",
                 )
 
     def cost_violations(self, x: NDArray[np.int64]) -> NDArray[np.float64]:

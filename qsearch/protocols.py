@@ -3,7 +3,7 @@
 A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.workloads``, ``.evaluators``,
 ``.searchers``, ``.sensitivities``), or named in a campaign file as ``module:Class`` or ``path/to/file.py:Class``.
 If the class has a nested pydantic model ``Options``, it is built as ``Class(options)``, else as ``Class()``; evaluators
-get the workload and its layers in front: ``Class(workload, layers, options)``.
+get the workload and its layers in front, ``Class(workload, layers, options)``, rewards the problem.
 
 Contracts that check a plug-in are in :mod:`qsearch.testing`.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -181,11 +182,21 @@ class Sensitivity(Protocol):
         ...
 
 
+class Reward(Protocol):
+    """One number for a trial that has a quality; higher is better. Built as ``Class(problem, options)``."""
+
+    def __call__(self, trial: Trial) -> float:
+        """The reward; from validation quality and from costs."""
+        ...
+
+
 class Oracle(Protocol):
     """What a searcher is given: the one door to an evaluation."""
 
     problem: Problem
     seed: int
+    folder: Path | None
+    """Where a searcher may leave what it has learnt; None where nothing is kept."""
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -212,6 +223,10 @@ class Oracle(Protocol):
 
     def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
         """Sensitivities of the workload, by the name of a plug-in; computed once a campaign."""
+        ...
+
+    def note(self, **values: float) -> None:
+        """What the searcher would like to see beside its progress: ``episode=12, reward=-0.3``."""
         ...
 
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,14 +19,39 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qsearch.errors import ConfigError, PluginError, nearest
+from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Workload
 
-Seam = Literal["cost_models", "workloads", "evaluators", "searchers", "sensitivities"]
-_SINGULAR: Mapping[Seam, str] = {
-    "cost_models": "cost model",
-    "workloads": "workload",
-    "evaluators": "evaluator",
-    "searchers": "searcher",
-    "sensitivities": "sensitivity",
+Seam = Literal["cost_models", "workloads", "evaluators", "searchers", "sensitivities", "rewards"]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a plug-in of a seam must have.
+
+    Attributes:
+        singular: what one of them is called.
+        protocol: the seam's page in :mod:`qsearch.protocols`.
+        methods: of the class; the protocol's own are stubs, which do not count.
+        inherited: methods whose default in the protocol does count.
+        attributes: of the instance.
+    """
+
+    singular: str
+    protocol: type[Any]
+    methods: tuple[str, ...]
+    inherited: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+
+
+_SHAPES: Mapping[Seam, _Shape] = {
+    "cost_models": _Shape("cost model", CostModel, ("layer_cost",), ("estimate", "estimate_many"), ("units",)),
+    "workloads": _Shape(
+        "workload", Workload, ("model", "calibration", "validation", "loss", "score"), (), ("name", "metric")
+    ),
+    "evaluators": _Shape("evaluator", Evaluator, ("evaluate",)),
+    "searchers": _Shape("searcher", Searcher, ("search",)),
+    "sensitivities": _Shape("sensitivity", Sensitivity, ("table",)),
+    "rewards": _Shape("reward", Reward, ("__call__",)),
 }
 
 
@@ -54,7 +80,7 @@ def load(seam: Seam, name: str) -> type[Any]:
     if ":" in name:
         return _load_path(name)
     if name not in _entries(seam):
-        raise PluginError(f"unknown {_SINGULAR[seam]} {name!r}", fix=nearest(name, names(seam)))
+        raise PluginError(f"unknown {_SHAPES[seam].singular} {name!r}", fix=nearest(name, names(seam)))
     try:
         found = _entries(seam)[name].load()
     except Exception as error:  # a plug-in may fail to import in any way; the user needs its name and the reason
@@ -66,16 +92,38 @@ def create(seam: Seam, name: str, options: Mapping[str, Any] | None = None, *con
     """A plug-in by name, with its options validated; ``context`` goes in front of them.
 
     Raises:
-        PluginError: unknown, or it cannot be imported.
+        PluginError: unknown, it cannot be imported, or it lacks something that its seam asks for.
         ConfigError: an option that is unknown or not valid, by its path.
     """
-    plugin = load(seam, name)
+    plugin, shape = load(seam, name), _SHAPES[seam]
+    _check_fit(name, shape, _missing_methods(plugin, shape))
     schema = getattr(plugin, "Options", None)
     if schema is None:
         if options:
             raise ConfigError(f"{name!r} takes no options", got=", ".join(options))
-        return plugin(*context)
-    return plugin(*context, validate(schema, options or {}, f"options of {name!r}"))
+        made = plugin(*context)
+    else:
+        made = plugin(*context, validate(schema, options or {}, f"options of {name!r}"))
+    _check_fit(name, shape, [key for key in shape.attributes if not hasattr(made, key)])
+    return made
+
+
+def _missing_methods(plugin: type[Any], shape: _Shape) -> list[str]:
+    """Methods that a class lacks, or has as stubs only."""
+    missing = [key for key in (*shape.methods, *shape.inherited) if not callable(getattr(plugin, key, None))]
+    stubs = [key for key in shape.methods if getattr(plugin, key, None) is getattr(shape.protocol, key)]
+    if not getattr(plugin, "additive", True):  # a cost model that prices whole networks need not price layers
+        stubs = []
+    return list(dict.fromkeys([*missing, *stubs, *sorted(getattr(plugin, "__abstractmethods__", ()))]))
+
+
+def _check_fit(name: str, shape: _Shape, missing: list[str]) -> None:
+    if missing:
+        raise PluginError(
+            f"plug-in {name!r} must be {'an' if shape.singular[0] in 'aeiou' else 'a'} {shape.singular}",
+            got=f"a class without {', '.join(missing)}",
+            fix=f"see {shape.protocol.__name__} in qsearch.protocols",
+        )
 
 
 def validate(schema: type[BaseModel], value: Any, where: str) -> Any:
@@ -95,7 +143,13 @@ def validate(schema: type[BaseModel], value: Any, where: str) -> Any:
                 f"unknown option {path!r} in {where}", fix=nearest(str(first["loc"][-1]), known)
             ) from None
         got = None if first["type"] == "missing" else first["input"]
-        raise ConfigError(f"{path or 'value'} in {where}: {first['msg'].lower()}", got=got) from None
+        raise ConfigError(f"{path or 'value'} in {where}: {_rule(first['msg'])}", got=got) from None
+
+
+def _rule(message: str) -> str:
+    """pydantic's sentence, to stand behind a colon; a validator's own words as they are."""
+    own = message.removeprefix("Value error, ")
+    return own if own != message else message[:1].lower() + message[1:]
 
 
 def _fields(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from qsearch import registry
-from qsearch.config import CampaignConfig
+from qsearch.config import CampaignConfig, sqlite_url
 from qsearch.config import load as load_config
 from qsearch.errors import ConfigError, StorageError
 from qsearch.layers import Layer
@@ -84,6 +84,7 @@ class Run:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
+        """Of the campaign, in its order."""
         return tuple(objective.build() for objective in self.config.objectives)
 
     @property
@@ -93,10 +94,12 @@ class Run:
 
     @cached_property
     def best(self) -> Trial | None:
+        """See :func:`qsearch.problem.best`."""
         return best(self.objectives, self.trials)
 
     @cached_property
     def front(self) -> list[Trial]:
+        """See :func:`qsearch.problem.front`."""
         return front(self.objectives, self.trials)
 
     def tested(self, which: str) -> Quality | None:
@@ -107,7 +110,7 @@ class Run:
 
 def storage_url(config: CampaignConfig, root: Path) -> str:
     """The ledger's storage: the campaign's, or a SQLite file in the top folder of the run."""
-    return config.storage or f"sqlite:///{root / config.name.split('/')[0] / 'study.db'}"
+    return config.storage or sqlite_url(root / config.name.split("/")[0] / "study.db")
 
 
 def read_config(folder: Path) -> CampaignConfig:

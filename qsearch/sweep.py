@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from qsearch.campaign import Campaign, prepare
-from qsearch.config import CampaignConfig, Sweep, dump, load
+from qsearch.campaign import Campaign, build_searcher, check_same, check_searcher, prepare
+from qsearch.config import CampaignConfig, Sweep, dump, load, merged
+from qsearch.errors import ConfigError, InfeasibleError
 from qsearch.oracle import CampaignOracle
 from qsearch.run import CONFIG_FILE, Run, no_run, root_of
 from qsearch.trial import Trial
 
+log = logging.getLogger(__name__)
+
 SWEEP_FILE = "sweep.yaml"
 
-Progress = Callable[[CampaignConfig, CampaignOracle, Trial], None]
+Progress = Callable[[CampaignConfig, CampaignOracle, Trial | None], None]
 
 
 def run_sweep(
@@ -27,25 +31,65 @@ def run_sweep(
 ) -> list[Run]:
     """Run, or resume, every campaign of a sweep.
 
+    All its searchers are made, and asked whether they take the problem, before the first one runs.
+
     Args:
         root: the folder that holds all runs.
         on_start: called before each campaign.
-        on_trial: called after each trial.
+        on_trial: called after each trial, and without one when a searcher has something to show.
         on_run: called after each campaign, before the next begins.
 
     Raises:
+        InfeasibleError: no campaign met an assignment within the bounds; where another one did, that is a warning.
         UserError, Failure: of the first campaign that fails; trials recorded so far are kept.
     """
     campaigns = sweep.campaigns()
-    if len(campaigns) > 1:
-        dump(sweep, root / sweep.name / SWEEP_FILE)
+    searchers = [build_searcher(config) for config in campaigns]
+    whole = _joined(sweep, campaigns, root)
     setting = prepare(campaigns[0])
-    runs = []
+    for config, searcher in zip(campaigns, searchers, strict=True):
+        check_searcher(config, searcher, setting.problem)
+    if whole is not None:
+        dump(whole, root / sweep.name / SWEEP_FILE)
+    runs: list[Run] = []
+    missed: list[InfeasibleError] = []
     for config in campaigns:
         on_start(config)
-        runs.append(Campaign(config, root, partial(on_trial, config)).run(setting))
+        try:
+            runs.append(Campaign(config, root, partial(on_trial, config)).run(setting))
+        except InfeasibleError as error:
+            missed.append(error)
+            if len(campaigns) > 1:
+                log.warning("%s: %s", config.name, error)
+            continue
         on_run(runs[-1])
+    if not runs:
+        raise missed[0]
     return runs
+
+
+def _joined(sweep: Sweep, campaigns: Sequence[CampaignConfig], root: Path) -> Sweep | None:
+    """The sweep to be recorded in its folder: with what was begun there before; None for a single campaign.
+
+    Raises:
+        ConfigError: the folder, or one of its runs, holds something else; nothing has been written.
+    """
+    folder, alone = root / sweep.name, campaigns[0].name == sweep.name
+    if (folder / (SWEEP_FILE if alone else CONFIG_FILE)).is_file():
+        raise ConfigError(
+            f"{folder} holds {'a sweep' if alone else 'a single campaign'}",
+            got=f"{'a single campaign' if alone else 'a sweep'} of the same name",
+            fix="choose another name, or remove the folder",
+        )
+    for config in campaigns:
+        Campaign(config, root).check_folder()
+    if alone:
+        return None
+    if not run_folders(folder) or not (folder / SWEEP_FILE).is_file():
+        return sweep
+    earlier = load(folder / SWEEP_FILE)
+    check_same(sweep, earlier, str(folder), free={"budget", "max_failures", "searcher", "seed"})
+    return merged(sweep, earlier)
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -39,7 +39,7 @@ def set_up_logging() -> None:
 
 
 class SearchProgress:
-    """A bar per campaign: evaluations, best so far, time left."""
+    """A bar per campaign: evaluations, best so far, what the searcher notes (episode, reward), time left."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -51,14 +51,15 @@ class SearchProgress:
         total = config.budget.evaluations
         self._tasks[config.name] = self._bars.add_task(config.name, total=total, best="no trial yet")
 
-    def __call__(self, config: CampaignConfig, oracle: CampaignOracle, trial: Trial) -> None:
+    def __call__(self, config: CampaignConfig, oracle: CampaignOracle, trial: Trial | None) -> None:
         objective = oracle.problem.objectives[0]
-        if trial.feasible:
+        if trial is not None and trial.feasible:
             value = float(minimised([objective], trial)[0])
             self._best[config.name] = min(value, self._best.get(config.name, math.inf))
         best = self._best.get(config.name)
         shown = "none feasible yet" if best is None else f"best {objective.metric} {objective.sign * best:.4g}"
-        self._bars.update(self._tasks[config.name], completed=oracle.spent, best=shown)
+        notes = [f"{name} {value:.4g}" for name, value in oracle.notes.items()]
+        self._bars.update(self._tasks[config.name], completed=oracle.spent, best=", ".join([shown, *notes]))
 
     def finish(self, name: str) -> None:
         """Mark a campaign as done, whatever it spent."""

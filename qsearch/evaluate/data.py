@@ -5,7 +5,7 @@ Notation: n samples; the first extent of every tensor is the sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +50,24 @@ def read(loader: Iterable[Any], name: str, samples: int | None = None) -> Split:
     """Read the first ``samples`` samples of a loader; all where it is None or has fewer.
 
     Args:
-        loader: yields ``(input, target)``; an input is a tensor, or a list or tuple of tensors.
+        loader: yields ``(input, target)``; an input is a tensor, or a list or tuple of tensors. Batches without
+            samples are passed over.
         name: what it is, for messages: "validation loader of workload 'digits-resnet'".
 
     Raises:
-        DataError: it is empty, or yields something else.
+        DataError: it is empty, yields something else, or batches whose samples differ in shape.
     """
     inputs: list[tuple[Tensor, ...]] = []
     targets: list[Tensor] = []
     count, single = 0, True
     for batch in loader:
         given, target = _pair(batch, name)
+        if not len(target):
+            continue
         single = isinstance(given, Tensor)
         inputs.append((given,) if isinstance(given, Tensor) else given)
         targets.append(target)
+        _check_alike(inputs, targets, name)
         count += len(target)
         if samples is not None and count >= samples:
             break
@@ -80,11 +84,36 @@ def _pair(batch: Any, name: str) -> tuple[Inputs, Tensor]:
         given, target = batch
         given = tuple(given) if isinstance(given, list | tuple) else given
         tensors = given if isinstance(given, tuple) else (given,)
-        if isinstance(target, Tensor) and tensors and all(isinstance(part, Tensor) for part in tensors):
-            if any(len(part) != len(target) for part in tensors):
-                raise DataError(f"{name} must yield as many inputs as targets", got=f"{len(tensors[0])}, {len(target)}")
+        if tensors and all(isinstance(part, Tensor) and part.dim() for part in (*tensors, target)):
+            counts = [len(part) for part in (*tensors, target)]
+            if len(set(counts)) > 1:
+                raise DataError(f"{name} must yield as many inputs as targets", got=", ".join(map(str, counts)))
             return given, target
-    raise DataError(f"{name} must yield (input, target) batches of tensors", got=f"a {type(batch).__name__}")
+    raise DataError(
+        f"{name} must yield (input, target) batches of tensors, the samples along their first extents",
+        got=_described(batch),
+        fix="an input may be a tensor, or a list or tuple of tensors that the network takes in this order",
+    )
+
+
+def _check_alike(inputs: Sequence[tuple[Tensor, ...]], targets: Sequence[Tensor], name: str) -> None:
+    """Raise DataError unless the samples of the last batch have the shapes of those of the first."""
+    first, last = ([tuple(part.shape[1:]) for part in (*inputs[row], targets[row])] for row in (0, -1))
+    if first != last:
+        raise DataError(
+            f"{name} must yield samples of one shape in all batches",
+            got=f"inputs and target of {', '.join(map(str, first))}, then of {', '.join(map(str, last))}",
+            fix="pad or crop them",
+        )
+
+
+def _described(value: Any) -> str:
+    """What a batch is made of: "(dict, Tensor)"."""
+    if isinstance(value, list | tuple):
+        parts = [_described(part) for part in value[:4]] + ["…"] * (len(value) > 4)
+        return f"({', '.join(parts)})"
+    scalar = isinstance(value, Tensor) and not value.dim()
+    return "Tensor without extents" if scalar else type(value).__name__
 
 
 def _rows(inputs: Inputs, start: int, stop: int) -> Inputs:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError, EvaluationError
+from qsearch.errors import ConfigError, DataError, EvaluationError, QSearchError
 from qsearch.evaluate.data import Split, read
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
@@ -35,7 +35,8 @@ class PostTraining:
         options: see :class:`Options`.
 
     Raises:
-        DataError: a loader that is empty or malformed, or a network that does not fit its layers.
+        DataError: a loader that is empty or malformed, or a network that does not fit its layers, or whose output is
+            not one tensor with a row per sample.
     """
 
     class Options(PluginOptions):
@@ -76,6 +77,7 @@ class PostTraining:
         Raises:
             ConfigError: fidelity outside (0, 1].
             SpaceError: an assignment that does not fit the network.
+            DataError: a loss or score that is not what :class:`Workload` asks for.
             EvaluationError: NaN or infinity, and whether the float network gives it too.
         """
         if not 0 < fidelity <= 1:
@@ -86,7 +88,7 @@ class PostTraining:
         """Quality on the whole test split.
 
         Raises:
-            DataError: the test loader is empty or malformed.
+            DataError: the test loader is empty or malformed; else as :meth:`evaluate`.
             EvaluationError: as :meth:`evaluate`.
         """
         if self._test is None:
@@ -100,12 +102,12 @@ class PostTraining:
         outputs it is the mean squared difference from the float ones.
 
         Raises:
-            EvaluationError: as :meth:`evaluate`.
+            DataError, EvaluationError: as :meth:`evaluate`.
         """
         with _threads(self._options.threads), torch.inference_mode():
             self.network.apply(assignment)
             output = self.network.calibration_output()
-            loss = float(self._workload.loss(output, self._calibration.targets))
+            loss = self._loss(output, self._calibration.targets)
             distance = divergence(self._float_output, output)
         self._check([loss, distance], output, self._calibration)
         return Probe(loss, distance, self.network.passes * len(self._calibration))
@@ -120,13 +122,49 @@ class PostTraining:
             self.network.apply(assignment)
             for batch in data.batches(self._options.batch_size):
                 output = self.network(batch.inputs)
-                loss = float(self._workload.loss(output, batch.targets))
-                score = self._workload.score(output, batch.targets).float()
+                loss = self._loss(output, batch.targets)
+                score = self._score(output, batch.targets)
                 self._check([loss, float(score.sum())], output, batch)
                 losses += loss * len(batch)
                 scores.append(score)
         outcomes: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
         return Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
+
+    def _loss(self, output: Tensor, targets: Tensor) -> float:
+        with self._answering("loss", output, targets):
+            found = torch.as_tensor(self._workload.loss(output, targets))
+        if found.numel() != 1:
+            raise DataError(
+                f"the loss of workload {self._workload.name!r} must be one number, the mean over the batch",
+                got=f"shape {tuple(found.shape)}",
+                fix="average it",
+            )
+        return float(found)
+
+    def _score(self, output: Tensor, targets: Tensor) -> Tensor:
+        with self._answering("score", output, targets):
+            found = torch.as_tensor(self._workload.score(output, targets))
+        if found.shape != (len(targets),):
+            raise DataError(
+                f"the score of workload {self._workload.name!r} must be one number per sample, shape ({len(targets)},)",
+                got=f"shape {tuple(found.shape)}",
+                fix="leave the averaging to the evaluator, which needs each sample's outcome",
+            )
+        return found.float()
+
+    @contextmanager
+    def _answering(self, what: str, output: Tensor, targets: Tensor) -> Iterator[None]:
+        """Whatever a method of the workload raises becomes one line that says whose it is."""
+        try:
+            yield
+        except (QSearchError, OSError):
+            raise
+        except Exception as error:
+            raise DataError(
+                f"the {what} of workload {self._workload.name!r} must take outputs of shape {tuple(output.shape)} "
+                f"and targets of shape {tuple(targets.shape)}, and give numbers",
+                got=f"{type(error).__name__}: {error}"[:300],
+            ) from error
 
     def _check(self, numbers: Sequence[float], output: Tensor, data: Split) -> None:
         """Raise if a loss, a score or an output is not finite."""

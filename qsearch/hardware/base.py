@@ -20,17 +20,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import CostModelError, SpaceError
-from qsearch.hardware.constants import Constant
+from qsearch.hardware.constants import Constant, Platform, overridden
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel
+from qsearch.registry import PluginOptions
 from qsearch.space import SiteBits
 from qsearch.trial import Cost
 
 Costs = Mapping[str, NDArray[np.float64]]
 """Metric → cost of each assignment of a batch, shape (A,)."""
+
+
+class PlatformOptions(PluginOptions):
+    """Options of a model with named platforms; what subclasses add takes the place of the platform's number of that name."""
+
+    platform: str
+    batch: int = Field(default=1, ge=1)
+    """Samples per forward pass."""
+
+    def chosen(self, platforms: Mapping[str, Platform]) -> Platform:
+        """The platform of that name, with the numbers that the options name replaced."""
+        return overridden(platforms[self.platform], self.model_dump(exclude={"platform", "batch"}))
 
 
 class VectorCostModel(CostModel):

@@ -30,13 +30,12 @@ from pydantic import Field
 
 from qsearch.assignment import BitArray
 from qsearch.hardware import energy45nm
-from qsearch.hardware.base import Costs, VectorCostModel
-from qsearch.hardware.constants import Constant, constants_of, overridden
+from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
+from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, tiles_at_least
 from qsearch.hardware.size import Size
 from qsearch.hardware.traffic import feature_traffic, reduction, weight_traffic
 from qsearch.layers import Layer
-from qsearch.registry import PluginOptions
 
 _README = "EECS-NTNU/bismo README, PYNQ-Z1 instance [V]"
 
@@ -92,12 +91,12 @@ PLATFORMS: Mapping[str, Platform] = {
 class Bismo(VectorCostModel):
     """Bit-serial matrix multiplication; metrics ``latency`` in s, ``energy`` in J, ``size`` in byte."""
 
-    class Options(PluginOptions):
+    class Options(PlatformOptions):
+        """The platform, and numbers that take the place of its own."""
+
         platform: Literal["pynq-z1", "zynq-7020", "vu9p"] = "pynq-z1"
-        batch: int = Field(default=1, ge=1)
-        """Samples per forward pass."""
         rows: int | None = Field(default=None, ge=1)
-        """D_m; this and what follows takes the place of the platform's number."""
+        """D_m."""
         depth: int | None = Field(default=None, ge=1)
         """D_k."""
         columns: int | None = Field(default=None, ge=1)
@@ -113,12 +112,12 @@ class Bismo(VectorCostModel):
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
-        chosen = self.options.model_dump(exclude={"platform", "batch"})
-        self.platform = overridden(PLATFORMS[self.options.platform], chosen)
+        self.platform = self.options.chosen(PLATFORMS)
         self._size = Size()
 
     @property
     def constants(self) -> Mapping[str, Constant]:
+        """See :attr:`VectorCostModel.constants`."""
         return {**constants_of(self.platform), "dram": energy45nm.DRAM}
 
     @property

@@ -36,13 +36,12 @@ from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.hardware import energy45nm
-from qsearch.hardware.base import Costs, VectorCostModel
-from qsearch.hardware.constants import Constant, constants_of, overridden
+from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
+from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, count_at_least, sum_over_kernels, tiles_at_least, within_classes
 from qsearch.hardware.size import Size
 from qsearch.hardware.traffic import feature_traffic, reduction, weight_traffic
 from qsearch.layers import Layer
-from qsearch.registry import PluginOptions
 
 _EDGE = "hsharma35/bitfusion, edge configuration [V]"
 _SERVER = "hsharma35/bitfusion, bf_s_conf [V]"
@@ -105,12 +104,12 @@ PLATFORMS: Mapping[str, Platform] = {
 class BitFusion(VectorCostModel):
     """Spatial bit-flexible array; metrics ``latency`` in s, ``energy`` in J, ``size`` in byte."""
 
-    class Options(PluginOptions):
+    class Options(PlatformOptions):
+        """The platform, and numbers that take the place of its own."""
+
         platform: Literal["edge", "server"] = "edge"
-        batch: int = Field(default=1, ge=1)
-        """Samples per forward pass."""
         rows: int | None = Field(default=None, ge=1)
-        """R; this and what follows takes the place of the platform's number."""
+        """R."""
         columns: int | None = Field(default=None, ge=1)
         """C."""
         frequency: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -122,12 +121,12 @@ class BitFusion(VectorCostModel):
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
-        chosen = self.options.model_dump(exclude={"platform", "batch"})
-        self.platform = overridden(PLATFORMS[self.options.platform], chosen)
+        self.platform = self.options.chosen(PLATFORMS)
         self._size = Size()
 
     @property
     def constants(self) -> Mapping[str, Constant]:
+        """See :attr:`VectorCostModel.constants`."""
         return {**constants_of(self.platform), **energy45nm.CONSTANTS}
 
     def cycles(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Counts:

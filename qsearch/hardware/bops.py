@@ -22,6 +22,8 @@ class Bops(VectorCostModel):
     """Bit operations of a forward pass; metric ``bops`` in bit-op. Embeddings only look up, and have none."""
 
     class Options(PluginOptions):
+        """How many samples pass."""
+
         batch: int = Field(default=1, ge=1)
         """Samples per forward pass."""
 

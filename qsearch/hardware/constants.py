@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-P = TypeVar("P", bound="DataclassInstance")
+Platform = TypeVar("Platform", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def constants_of(platform: DataclassInstance) -> dict[str, Constant]:
     return found
 
 
-def overridden(platform: P, values: Mapping[str, float | None]) -> P:
+def overridden(platform: Platform, values: Mapping[str, float | None]) -> Platform:
     """``platform`` with the constants that a user's options name replaced; None leaves one as it is."""
     chosen = {
         name: replace(getattr(platform, name), value=float(value), source="set by an option of the campaign")

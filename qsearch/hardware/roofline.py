@@ -36,13 +36,12 @@ from pydantic import Field
 from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.errors import ConfigError
 from qsearch.hardware import energy45nm
-from qsearch.hardware.base import Costs, VectorCostModel
-from qsearch.hardware.constants import Constant, constants_of, overridden
+from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
+from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import count_at_least, sum_over_kernels, tiles_at_least, within_classes
 from qsearch.hardware.size import Size
 from qsearch.hardware.traffic import IDENTITY, feature_traffic, reduction, weight_traffic
 from qsearch.layers import Layer
-from qsearch.registry import PluginOptions
 
 _TILE = "modelling choice: kernels and positions that a tensor core's tile computes side by side [D]"
 _EDGE = "as hsharma35/bitfusion, edge configuration [V]"
@@ -97,12 +96,12 @@ PLATFORMS: Mapping[str, Platform] = {
 class Roofline(VectorCostModel):
     """Systolic array under a memory roof; metrics ``latency`` in s, ``energy`` in J, ``size`` in byte."""
 
-    class Options(PluginOptions):
+    class Options(PlatformOptions):
+        """The platform, and numbers that take the place of its own."""
+
         platform: Literal["edge", "t4", "a100"] = "edge"
-        batch: int = Field(default=1, ge=1)
-        """Samples per forward pass."""
         rows: int | None = Field(default=None, ge=1)
-        """R; this and what follows takes the place of the platform's number."""
+        """R."""
         columns: int | None = Field(default=None, ge=1)
         """C."""
         peaks: dict[int, float] | None = None
@@ -116,15 +115,16 @@ class Roofline(VectorCostModel):
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
-        platform = PLATFORMS[self.options.platform]
-        if self.options.peaks is not None:
-            platform = replace(platform, peaks=_peaks_option(self.options.peaks))
-        self.platform = overridden(platform, self.options.model_dump(include={"rows", "columns", "bandwidth", "sram"}))
+        peaks = self.options.peaks
+        self.platform = self.options.model_copy(update={"peaks": None}).chosen(PLATFORMS)
+        if peaks is not None:
+            self.platform = replace(self.platform, peaks=_peaks_option(peaks))
         self._precision, self._peak = _ladder(self.platform.peaks)
         self._size = Size()
 
     @property
     def constants(self) -> Mapping[str, Constant]:
+        """See :attr:`VectorCostModel.constants`."""
         return {**constants_of(self.platform), **energy45nm.CONSTANTS}
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:

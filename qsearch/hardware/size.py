@@ -30,6 +30,8 @@ class Size(VectorCostModel):
     """Storage of the weights, with scales and bit-width fields; metric ``size`` in byte."""
 
     class Options(PluginOptions):
+        """How scales and bit-width fields are stored."""
+
         scale_bits: Literal[0, 16, 32] = 16
         """Bits of the scale of each kernel; 0 where scales are powers of two folded elsewhere."""
         field_bits: int = Field(default=6, ge=0, le=8)

@@ -4,13 +4,14 @@ Notation: n blocks per stage; stages of 16, 32, 64 channels on 32×32, 16×16, 8
 n = 3 gives ResNet-20 (269,722 parameters), n = 5 ResNet-32 (464,154).
 
 Parameter names are those of the public checkpoints (github akamaster/pytorch_resnet_cifar10), less their ``module.``.
-Every ReLU is a module of its own, so that a hook sees each exactly once a pass.
 """
 
 from __future__ import annotations
 
 import torch.nn.functional as F  # noqa: N812  # the name torch's own documentation uses
 from torch import Tensor, nn
+
+from qsearch.models.residual import ResidualBlock
 
 
 class SubsampledShortcut(nn.Module):
@@ -28,24 +29,12 @@ class SubsampledShortcut(nn.Module):
         return F.pad(x[:, :, ::2, ::2], self.padding)
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut: (N, C, H, W) → (N, ``out_channels``, H/``stride``, W/``stride``)."""
+class BasicBlock(ResidualBlock):
+    """A residual block whose shortcut has no parameters."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        changes = stride != 1 or in_channels != out_channels
-        self.shortcut = SubsampledShortcut(in_channels, out_channels) if changes else nn.Identity()
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu2(y + self.shortcut(x))  # type: ignore[no-any-return]  # calling a module is typed Any
+    def reshaping(self, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+        """Option A, made for ``stride`` 2."""
+        return SubsampledShortcut(in_channels, out_channels)
 
 
 class CifarResNet(nn.Module):
@@ -71,7 +60,7 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.layer3(self.layer2(self.layer1(y)))
-        return self.linear(self.flatten(self.pool(y)))  # type: ignore[no-any-return]  # as above
+        return self.linear(self.flatten(self.pool(y)))  # type: ignore[no-any-return]  # calling a module is typed Any
 
 
 def _stage(n: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

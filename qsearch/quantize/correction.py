@@ -27,6 +27,7 @@ measured. What comes out is that of one large batch, without its feature maps, f
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -41,6 +42,8 @@ from qsearch.errors import EvaluationError
 from qsearch.quantize.lockstep import in_lockstep, wait
 from qsearch.quantize.moments import Moments, Sums, channel_sums, moments
 from qsearch.quantize.trace import CONVOLUTIONS, Inputs, forward, given
+
+log = logging.getLogger(__name__)
 
 VANISHING = 1e-4
 """A channel whose variance is below this share of the one it is compared with keeps its stored variance: it
@@ -142,7 +145,9 @@ class _Bias(_Site):
 class ShiftCorrection:
     """Corrects a network's batch-norm statistics and biases for whatever weights and activations it has.
 
-    Batch-norms without stored statistics need no correction and get none; embeddings have no bias and get none.
+    Batch-norms without stored statistics need no correction and get none; embeddings have no bias and get none. So do
+    layers whose class has a forward of its own, or that have hooks of their own, unless a batch-norm follows: nothing
+    says that their output moves with their bias. A warning names them.
 
     Args:
         model: the network, in float when this is built. Layers that need a bias get one of zero.
@@ -158,11 +163,18 @@ class ShiftCorrection:
             for module in model.modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
         ]
-        self._biases = [
-            _Bias(module, module.out_features if isinstance(module, nn.Linear) else module.out_channels)
+        unnormed = {
+            name: module
             for name, module in layers.items()
             if name not in normed and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        }
+        self._biases = [
+            _Bias(module, module.out_features if isinstance(module, nn.Linear) else module.out_channels)
+            for module in unnormed.values()
+            if adds_bias(module)
         ]
+        if left := [name for name, module in unnormed.items() if not adds_bias(module)]:
+            log.warning("shift not corrected at layers with a forward or hooks of their own: %s", ", ".join(left))
         self._parts: list[_Norm | _Bias] = [*self._norms, *self._biases]
         handles = [norm.module.register_forward_pre_hook(norm.measure, with_kwargs=True) for norm in self._norms]
         handles += [bias.module.register_forward_hook(bias.measure) for bias in self._biases]
@@ -210,6 +222,14 @@ class ShiftCorrection:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def adds_bias(module: nn.Module) -> bool:
+    """Whether a layer's output is torch's own function of its input plus its ``bias``."""
+    stock = next(base for base in (*CONVOLUTIONS, nn.Linear) if isinstance(module, base))
+    names = ("forward", "_conv_forward")
+    same = all(getattr(type(module), name, None) is getattr(stock, name, None) for name in names)
+    return same and not any(name in vars(module) for name in names) and not module._forward_hooks
 
 
 def variance_ratio(quantized: Tensor, floating: Tensor, stored: Tensor) -> Tensor:

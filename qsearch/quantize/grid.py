@@ -13,6 +13,9 @@ C        candidate scales per slice
 =======  =====================================================================================
 
 Division, not multiplication with 1/s: only division agrees with ONNX QuantizeLinear in every bit.
+
+Codes are worked out in float32, whose integers are exact up to 2^24; wider grids, from 25 bits, are worked out in double
+precision. Tensors of half precision are so quantised too, and x̂ is rounded to their type at the end.
 """
 
 from __future__ import annotations
@@ -35,13 +38,17 @@ SMALLEST_CLIP = 0.1
 REFINEMENTS = 3
 """Rounds of least squares after the search."""
 
+EXACT = 1 << 24
+"""Integers up to here are exact in float32."""
+
 CHUNK = 1 << 18
 """Numbers worked on at a time in trying clips (C·n per slice), so that it stays in the processor's cache."""
 
-BLOCK = 1 << 22
-"""Numbers of a tensor that are refined at a time, which bounds memory."""
+BLOCK = 1 << 18
+"""Numbers of a tensor that are refined at a time, likewise."""
 
 TINY = float(torch.finfo(torch.float32).tiny)
+"""The smallest number that can be divided by without loss; what is below it counts as zero."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,15 @@ def unsigned_grid(bits: int) -> Grid:
 
 
 def codes(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """q of ``x``, of its shape and type; ``scale`` must broadcast."""
-    return x.div(scale).round_().clamp_(grid.low, grid.high)
+    """q of ``x``, of its shape, in float32 or, where that cannot hold them, in double; ``scale`` must broadcast."""
+    wide = max(-grid.low, grid.high) > EXACT
+    working = torch.promote_types(x.dtype, torch.float64 if wide else torch.float32)
+    return x.to(working).div(scale).round_().clamp_(grid.low, grid.high)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """x̂ of ``x``, of its shape and type; ``scale`` must broadcast. ``x`` is left as it is."""
-    return codes(x, scale, grid).mul_(scale)
+    return codes(x, scale, grid).mul_(scale).to(x.dtype)
 
 
 def squared_error(x: Tensor, quantized: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ def search_scales(x: Tensor, grid: Grid, carried: Tensor | None, *, mirrored: bo
         Shape (K,), |s| at least the smallest normal number.
     """
     found = [
-        _search_block(x[part], grid, None if carried is None else carried[part], mirrored) for part in _parts(x, BLOCK)
+        _search_block(x[part], grid, None if carried is None else carried[part], mirrored) for part in parts(x, BLOCK)
     ]
     return torch.cat(found)
 
@@ -103,12 +112,12 @@ def _search_block(x: Tensor, grid: Grid, carried: Tensor | None, mirrored: bool)
     """:func:`search_scales` of as many slices as memory is spent on at a time."""
     peak = x.abs().amax(-1)
     unit = x / peak[:, None]
-    found = [_search_unit(unit[part], grid, mirrored) for part in _parts(x, CHUNK // CANDIDATES)]
+    found = [_search_unit(unit[part], grid, mirrored) for part in parts(x, CHUNK // CANDIDATES)]
     best = _normal(torch.cat(found) * peak)
     error = squared_error(x, fake_quantize(x, best[:, None], grid))
     for _ in range(REFINEMENTS):
         q = codes(x, best[:, None], grid)
-        refined = _normal((unit * q).sum(-1) / q.square().sum(-1).clamp_min_(1) * peak)
+        refined = _normal((unit * q).sum(-1) / q.square().sum(-1).clamp_min_(1) * peak).to(best.dtype)
         best, error = _better(x, grid, best, error, refined)
     best, error = _better(x, grid, best, error, widest_scales(x, grid, mirrored=mirrored))
     if carried is not None:
@@ -129,8 +138,8 @@ def widest_scales(x: Tensor, grid: Grid, *, mirrored: bool) -> Tensor:
     return torch.where(turned, -scale, scale)
 
 
-def _parts(x: Tensor, numbers: int) -> Iterator[slice]:
-    """Runs of slices with about so many numbers together."""
+def parts(x: Tensor, numbers: int) -> Iterator[slice]:
+    """Runs of slices of ``x``, shape (K, n), with about so many numbers together; at least one slice each."""
     step = max(1, numbers // x.shape[1])
     for start in range(0, len(x), step):
         yield slice(start, start + step)

@@ -7,7 +7,6 @@ a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantise
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -20,19 +19,23 @@ from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
 from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
+from qsearch.quantize.copies import evaluation_copy
 from qsearch.quantize.correction import ShiftCorrection
 from qsearch.quantize.trace import Inputs, forward, given
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with: positional, and by keyword."""
+
 Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]
+"""Runs before a module, and may replace its arguments."""
 
 
 class QuantizedNetwork:
     """A network under bit assignments; float until the first one is applied.
 
     Works on a deep copy: the network given is never touched. Weights that several layers share are quantised by
-    each of them on its own. What the network computes depends on the last assignment only, not on those before it.
+    each of them on its own; parametrised ones (weight norm, say) are quantised as the values they have. What the network computes depends on the last assignment only, not on those before it.
 
     Args:
         model: the float network.
@@ -42,7 +45,8 @@ class QuantizedNetwork:
         correction: take out the shift that quantisation causes, after every new assignment.
 
     Raises:
-        DataError: no calibration data, a layer that the network does not have, numbers that are not finite.
+        DataError: no calibration data, a network that cannot be copied or whose output is not one tensor with a row
+            per sample, a layer that it does not have, numbers that are not finite.
     """
 
     @torch.inference_mode(False)
@@ -52,7 +56,7 @@ class QuantizedNetwork:
     ) -> None:
         if not calibration:
             raise DataError("calibration needs at least one batch", got="none")
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = evaluation_copy(model)
         self._calibration = tuple(calibration)
         self._modules = _own_modules(self.model, layers)
         self._weights = {
@@ -167,7 +171,7 @@ class QuantizedNetwork:
         ]
         try:
             for batch in self._calibration:
-                forward(self.model, batch)
+                _check_output(self.model, forward(self.model, batch), batch)
         finally:
             for handle in handles:
                 handle.remove()
@@ -182,6 +186,18 @@ class QuantizedNetwork:
             return args, {**kwargs, "input": quantizer(kwargs["input"])}
 
         return quantise
+
+
+def _check_output(model: nn.Module, output: Any, inputs: Inputs) -> None:
+    """Raise DataError unless an output is one tensor with a row per sample."""
+    count = len(inputs[0] if isinstance(inputs, tuple) else inputs)
+    if isinstance(output, Tensor) and output.shape[:1] == (count,):
+        return
+    raise DataError(
+        f"the network {type(model).__name__} must give one tensor with a row per sample, here {count}",
+        got=f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}",
+        fix="wrap it in a module whose forward returns the tensor that loss and score need",
+    )
 
 
 def _observe(seen: ActivationRange) -> Hook:

@@ -1,14 +1,15 @@
 """From a network and an example input to its layers.
 
-Notation: B samples in the example. A call whose first extent is k·B has k further positions (tokens, time steps,
-crops) folded into its batch; they are counted.
+Notation: B samples in the example. A call on k·B vectors or maps in all has k of them per sample (tokens, time steps,
+crops), wherever their extent stands: (B, k), (k, B) or folded, (k·B). A call on a number that is no multiple of B, such
+as of positions once for all samples, counts in full.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from qsearch.errors import DataError
 from qsearch.layers import Layer
+from qsearch.quantize.copies import evaluation_copy
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,10 @@ Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
 """What a network is called with: one tensor, or several positional ones; the first extent is the batch."""
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Kinds of modules whose channels stand along the second extent."""
+
 QUANTISABLE = (*CONVOLUTIONS, nn.Linear, nn.Embedding)
+"""Kinds of modules that become layers."""
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Any:
@@ -42,8 +47,9 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
     """Layers of a network, in the order in which they first run.
 
     Convolutions (1-, 2- and 3-D), linear layers and embeddings are found. A module that runs several times is one
-    layer with ``uses``, and the geometry of its first run. A copy of the network runs, once, in evaluation mode:
-    the one given is left as it is, and so is the state of the random generators.
+    layer with ``uses``. If their feature maps differ it is one use with as many positions as all runs together, so
+    that MACs and elements are right, though its weight counts as read once; a warning says so. A copy of the network
+    runs, once, in evaluation mode: the one given is left as it is, and so is the state of the random generators.
 
     Args:
         model: any network.
@@ -53,18 +59,16 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
         DataError: the network cannot be copied or run on the example, or no layer that could be quantised runs.
     """
     batch = _samples(example)
-    layers: dict[str, Layer] = {}
+    calls: dict[str, list[Layer]] = {}
 
     def watch(name: str, module: nn.Module) -> None:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-            found = describe(name, module, given(args, kwargs), output, batch)
-            known = layers.get(name)
-            layers[name] = found if known is None else replace(known, uses=known.uses + found.uses)
+            calls.setdefault(name, []).append(describe(name, module, given(args, kwargs), output, batch))
 
         module.register_forward_hook(record, with_kwargs=True)
 
+    network = evaluation_copy(model)
     try:
-        network = copy.deepcopy(model).eval()
         for name, module in network.named_modules():
             if isinstance(module, QUANTISABLE):
                 watch(name, module)
@@ -76,10 +80,10 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
             got=f"{type(error).__name__}: {error}"[:300],
             fix="give an example of the shape and type of its training data",
         ) from error
-    _report_left_out(model, layers)
-    if not layers:
+    _report_left_out(network, calls)
+    if not calls:
         raise DataError(f"{type(model).__name__} must run at least one convolution, linear layer or embedding")
-    return tuple(layers.values())
+    return tuple(_together(found) for found in calls.values())
 
 
 def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int) -> Layer:
@@ -88,7 +92,7 @@ def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int
     Args:
         x: its input, (N, c_in, *extents) for a convolution, (…, c_in) for a linear layer, (…) indices.
         output: its output.
-        batch: B; N = k·B counts as k uses of a convolution, and as k positions of the others.
+        batch: B; k calls per sample count as k uses of a convolution, and as k positions of the others.
     """
     if isinstance(module, CONVOLUTIONS):
         rank = len(module.kernel_size)
@@ -103,7 +107,7 @@ def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int
             module.groups,
             tuple(x.shape[-rank:]),
             tuple(output.shape[-rank:]),
-            leading // batch if leading % batch == 0 else 1,
+            _per_sample(leading, batch),
             module.bias is not None,
         )
     size = _positions(output.shape[:-1], batch)
@@ -115,7 +119,31 @@ def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int
     return Layer(name, "linear", module.in_features, module.out_features, input_size=size, output_size=size, bias=bias)
 
 
-def _report_left_out(model: nn.Module, layers: Mapping[str, Layer]) -> None:
+def _together(calls: Sequence[Layer]) -> Layer:
+    """One layer for all calls of a module."""
+    first, uses = calls[0], sum(call.uses for call in calls)
+    other = next((call for call in calls if _maps(call) != _maps(first)), None)
+    if other is None:
+        return replace(first, uses=uses)
+    log.warning(
+        "layer %s runs on feature maps of %s and of %s: counted as one use with the positions of all %d runs",
+        first.name,
+        _maps(first),
+        _maps(other),
+        uses,
+    )
+    rest = (1,) * (len(first.kernel) - 1)
+    inputs = sum(call.uses * math.prod(call.input_size) for call in calls)
+    outputs = sum(call.uses * call.positions for call in calls)
+    return replace(first, input_size=(inputs, *rest), output_size=(outputs, *rest), uses=1)
+
+
+def _maps(call: Layer) -> str:
+    """Extents of input and output: "9×9 → 4×4"."""
+    return " → ".join("×".join(map(str, size)) or "1" for size in (call.input_size, call.output_size))
+
+
+def _report_left_out(model: nn.Module, layers: Mapping[str, object]) -> None:
     """Warn of matrices and kernels that stay in float: of layers of other kinds, and of layers that did not run."""
     left = [
         f"{name}.{key}" if name else key
@@ -135,8 +163,13 @@ def _samples(example: Inputs) -> int:
 
 
 def _positions(extents: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """Extents per sample: without the batch, and with what was folded into it."""
-    if not extents:
-        return ()
-    folded = extents[0] // batch if extents[0] % batch == 0 else 1
-    return (folded, *extents[1:]) if folded > 1 else tuple(extents[1:])
+    """Extents per sample: those behind the batch where it comes first, else how many positions there are; () for one."""
+    if extents and extents[0] == batch:
+        return tuple(extents[1:])
+    count = _per_sample(math.prod(extents), batch)
+    return (count,) if count > 1 else ()
+
+
+def _per_sample(count: int, batch: int) -> int:
+    """A sample's share of ``count`` positions; all of them where they are no multiple of the samples."""
+    return count // batch if count % batch == 0 else count

@@ -28,7 +28,17 @@ from torch import Tensor
 
 from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.errors import DataError
-from qsearch.quantize.grid import TINY, codes, fake_quantize, search_scales, signed_grid, squared_error, widest_scales
+from qsearch.quantize.grid import (
+    BLOCK,
+    TINY,
+    codes,
+    fake_quantize,
+    parts,
+    search_scales,
+    signed_grid,
+    squared_error,
+    widest_scales,
+)
 
 SEARCHED_BITS = 8
 """Clips are searched up to here; above, no weight is clipped, which is within a few per cent of the best."""
@@ -56,6 +66,8 @@ class QuantizedWeight:
 class WeightTable:
     """A weight at every bitwidth, each quantised when first asked for.
 
+    Of the bitwidths below one that is asked for, only the scales are worked out and kept.
+
     Args:
         name: the site, for messages.
         weight: shape (K, …).
@@ -70,6 +82,7 @@ class WeightTable:
         self.name = name
         self.weight = weight.detach()
         self._found: dict[int, QuantizedWeight] = {}
+        self._scales: list[Tensor] = []
 
     @property
     def kernels(self) -> int:
@@ -79,8 +92,9 @@ class WeightTable:
     def quantized(self, bits: int) -> QuantizedWeight:
         """The weight at ``bits``, 0..31. What is found does not depend on what was asked for before."""
         if bits not in self._found:
-            carried = self.quantized(bits - 1).scales if bits > 1 else None
-            self._found[bits] = quantize_weight(self.weight, bits, carried)
+            for lower in range(len(self._scales), bits):
+                self._scales.append(find_scales(self.weight, lower + 1, self._scales[-1] if lower else None))
+            self._found[bits] = encode(self.weight, bits, self._scales[bits - 1] if bits else None)
         return self._found[bits]
 
     def values(self, bits: int | BitArray) -> Tensor:
@@ -113,35 +127,68 @@ def quantize_weight(weight: Tensor, bits: int, carried: Tensor | None = None) ->
     Args:
         carried: scales of the same weight at one bit less, shape (K,); :class:`WeightTable` hands them on.
     """
-    kernels = weight.detach().reshape(len(weight), -1).float()
-    peak = kernels.abs().amax(-1)
-    alive = peak >= TINY
-    scales, q = torch.ones_like(peak), torch.zeros_like(kernels)
-    if bits > 0 and bool(alive.any()):
-        rows = kernels[alive]
-        scales[alive], q[alive] = _quantize_rows(rows, bits, carried[alive] if carried is not None else None)
-    values = q * scales[:, None]
-    return QuantizedWeight(
-        bits,
-        q.to(_storage(bits)).reshape(weight.shape),
-        scales,
-        values.to(weight.dtype).reshape(weight.shape),
-        squared_error(kernels, values),
-    )
+    return encode(weight, bits, find_scales(weight, bits, carried) if bits else None)
 
 
-def _quantize_rows(rows: Tensor, bits: int, carried: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Scales (K,) and codes (K, n) of kernels that are not zero."""
+def find_scales(weight: Tensor, bits: int, carried: Tensor | None = None) -> Tensor:
+    """Scales of a weight of shape (K, …) at ``bits`` in 1..31, shape (K,); arguments as :func:`quantize_weight`."""
+    kernels = _kernels(weight)
+    found = [
+        _find(kernels[part].float(), bits, None if carried is None else carried[part]) for part in parts(kernels, BLOCK)
+    ]
+    return torch.cat(found)
+
+
+def encode(weight: Tensor, bits: int, scales: Tensor | None) -> QuantizedWeight:
+    """A weight of shape (K, …) on the grids of the given scales, shape (K,); None prunes it."""
+    kernels = _kernels(weight)
+    scales = kernels.new_ones(len(kernels), dtype=torch.float32) if scales is None else scales
+    q, values = kernels.new_empty(kernels.shape, dtype=_storage(bits)), torch.empty_like(kernels)
+    errors = kernels.new_empty(len(kernels), dtype=torch.float64)
+    for part in parts(kernels, BLOCK):
+        rows, scale = kernels[part].float(), scales[part, None]
+        code = _codes(rows, bits, scale)
+        value = code * scale
+        q[part], values[part], errors[part] = code.to(q.dtype), value.to(values.dtype), squared_error(rows, value)
+    return QuantizedWeight(bits, q.reshape(weight.shape), scales, values.reshape(weight.shape), errors)
+
+
+def _find(rows: Tensor, bits: int, carried: Tensor | None) -> Tensor:
+    """Scales of kernels, (K, n) → (K,); 1 for those that are zero."""
+    scales = torch.ones_like(rows[:, 0])
+    alive = _alive(rows)
+    if bool(alive.any()):
+        scales[alive] = _search(rows[alive], bits, carried[alive] if carried is not None else None)
+    return scales
+
+
+def _search(rows: Tensor, bits: int, carried: Tensor | None) -> Tensor:
+    """Scales of kernels that are not zero."""
     if bits == 1:
-        return rows.abs().double().mean(-1).float().clamp_min_(TINY), torch.where(rows < 0, -1.0, 1.0)
+        return rows.abs().double().mean(-1).float().clamp_min_(TINY)
     grid = signed_grid(bits)
     if bits <= SEARCHED_BITS:
-        scales = search_scales(rows, grid, carried, mirrored=True)
-    else:
-        scales = widest_scales(rows, grid, mirrored=True)
-        if carried is not None:
-            scales = _least(rows, bits, scales, carried)
-    return scales, codes(rows, scales[:, None], grid)
+        return search_scales(rows, grid, carried, mirrored=True)
+    widest = widest_scales(rows, grid, mirrored=True)
+    return widest if carried is None else _least(rows, bits, widest, carried)
+
+
+def _codes(rows: Tensor, bits: int, scale: Tensor) -> Tensor:
+    """q of kernels, (K, n); zero for kernels that are."""
+    if bits == 0:
+        return torch.zeros_like(rows)
+    found = torch.where(rows < 0, -1.0, 1.0) if bits == 1 else codes(rows, scale, signed_grid(bits))
+    return found * _alive(rows)[:, None]
+
+
+def _alive(rows: Tensor) -> Tensor:
+    """Which kernels are not zero, (K, n) → (K,)."""
+    return rows.abs().amax(-1) >= TINY
+
+
+def _kernels(weight: Tensor) -> Tensor:
+    """(K, …) → (K, n)."""
+    return weight.detach().reshape(len(weight), -1)
 
 
 def _least(rows: Tensor, bits: int, *scales: Tensor) -> Tensor:

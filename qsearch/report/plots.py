@@ -27,6 +27,9 @@ _RASTER = 1500
 
 _NAME_LENGTH = 30
 
+_MARGIN = 0.08
+"""Share of an axis that stays free beside the outermost points; a label of two digits takes half of it."""
+
 
 @styled
 def pareto(run: Run, metric: str) -> Figure:
@@ -54,10 +57,20 @@ def pareto(run: Run, metric: str) -> Figure:
     _mark_best(axes, run, view, metric, factor)
     view.apply(axes)
     axes.set_xlabel(f"{metric} ({unit})" if unit else metric)
-    axes.set_xlim(left=0)
+    limits = [bound.limit for bound in run.info.bounds if bound.metric == metric]
+    axes.set_xlim(cost_range([value / factor for value in (*(trial.value(metric) for trial in evaluated), *limits)]))
     _relative_axis(axes, run, metric, factor)
     legend(axes)
     return figure
+
+
+def cost_range(values: Sequence[float]) -> tuple[float, float]:
+    """The range of an axis of costs: from 0, unless that pressed them into its far half; with room for labels at the right."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if high <= 0:
+        return 0.0, 1.0
+    start = low - _MARGIN * (high - low) if 0.5 * high < low < high else 0.0
+    return start, high + _MARGIN * (high - start)
 
 
 def _largest(trials: Sequence[Trial], metric: str) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from qsearch import registry
 from qsearch.errors import CostModelError, InfeasibleError, UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
@@ -43,21 +44,38 @@ BISECTION = 1e-3
 
 
 class IntegerProgram(Searcher):
-    """Exact on the predicted damage; needs an additive cost model. See the module for what it evaluates, and when."""
+    """Exact on the predicted damage, for costs that add up over layers; bits per kernel: over kernels too (size, bops).
+
+    Cost models say that they add up over kernels by ``kernel_additive``; those of tiled arrays, such as bismo, do not.
+    See the module for what it evaluates, and when.
+    """
 
     stochastic = False
 
     class Options(PluginOptions):
+        """What predicts the damage, and when to stop."""
+
         sensitivity: str = "one-at-a-time"
         """Plug-in that predicts the damage of each choice."""
         sensitivity_options: dict[str, Any] = Field(default_factory=dict)
         solutions: int | None = Field(default=None, ge=1)
         """Stop after this many assignments; without it, when the budget is spent or nothing is left to try."""
-        gap: float = Field(default=0.0, ge=0.0, lt=1.0)
+        gap: float = Field(default=0.0, ge=0.0, lt=1.0, allow_inf_nan=False)
         """Relative gap to the best possible damage at which a solution is accepted; 0 proves the optimum."""
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
+
+    def check(self, problem: Problem) -> None:
+        """Raise unless integer programming can search the problem.
+
+        Raises:
+            UserError: the cost model is not additive, or a cost is to be maximised; the sensitivity is unknown or its
+                options are not valid.
+        """
+        _cost_objectives(problem)
+        require_additive(problem.cost)
+        registry.create("sensitivities", self.options.sensitivity, self.options.sensitivity_options)
 
     def search(self, oracle: Oracle) -> None:
         """Solve, evaluate, and go on to the next solution.
@@ -173,9 +191,11 @@ class Relaxed:
         return np.inf if x is None else self.cost(x, metric)
 
     def cost(self, x: X, metric: str) -> float:
+        """Cost of a solution, as the sum of its parts."""
         return self._program.cost(x, metric)
 
     def evaluate(self, x: X) -> Trial:
+        """The oracle's answer to a solution."""
         return self._oracle.evaluate(self._problem.space.decode(x))
 
 

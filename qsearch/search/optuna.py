@@ -26,9 +26,9 @@ per kernel, prefer ``random`` or ``ilp``. GP takes seconds a proposal from 100 t
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -44,8 +44,11 @@ from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
 from qsearch.search.draws import distinct_within_budget
+from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.space import SearchSpace
 from qsearch.trial import Trial
+
+log = logging.getLogger(__name__)
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "random"]
 
@@ -69,6 +72,8 @@ space, would otherwise go on proposing for as long as the oracle answers.
 """
 BEYOND = 1e300
 """A value that no objective reaches."""
+DECISIONS = 2000
+"""Decisions beyond which a proposal takes seconds, and a warning is due."""
 POPULATION = 16
 """Default population of NSGA-II and NSGA-III, whatever the budget: a run resumed with a larger one replays."""
 
@@ -79,6 +84,8 @@ class OptunaSampler(Searcher):
     stochastic = True
 
     class Options(PluginOptions):
+        """Which sampler, and how it is set up."""
+
         sampler: SamplerName = "tpe"
         """Which one. CMA-ES takes one objective only."""
         sampler_options: dict[str, Any] = Field(default_factory=dict)
@@ -90,18 +97,32 @@ class OptunaSampler(Searcher):
         self.options = options or self.Options()
         _check_options(self.options.sampler, self.options.sampler_options)
 
-    def search(self, oracle: Oracle) -> None:
-        """Ask, evaluate, tell, until the budget is spent or the space is exhausted.
+    def check(self, problem: Problem) -> None:
+        """Raise unless the sampler can search the problem.
 
         Raises:
             ConfigError: several objectives for a sampler that takes one.
         """
-        problem = oracle.problem
         if self.options.sampler == "cmaes" and len(problem.objectives) > 1:
             raise ConfigError(
                 "sampler 'cmaes' takes one objective", got=len(problem.objectives), fix="use tpe, nsga2, nsga3 or gp"
             )
-        with _quiet():
+
+    def search(self, oracle: Oracle) -> None:
+        """Ask, evaluate, tell, until the budget is spent or the space is exhausted.
+
+        Raises:
+            ConfigError: see :meth:`check`.
+        """
+        problem = oracle.problem
+        self.check(problem)
+        if problem.space.dimension > DECISIONS:
+            log.warning(
+                "optuna proposes slowly beyond %s decisions, got %s: use the searcher 'random' or 'ilp', or granularity: layer",
+                f"{DECISIONS:,}",
+                f"{problem.space.dimension:,}",
+            )
+        with quiet_optuna():
             study = optuna.create_study(
                 directions=[objective.direction for objective in problem.objectives],
                 sampler=build_sampler(self.options, oracle.seed),
@@ -214,14 +235,3 @@ def _uniform(space: SearchSpace) -> Sequence[NDArray[np.int64]]:
     """Index vectors of the uniform assignments, highest first."""
     union = {bits for variable in space.variables for bits in variable.choices}
     return [space.encode(space.uniform(bits)) for bits in sorted(union, reverse=True)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's log at errors only within the block; its verbosity is global, so it is put back."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)

@@ -5,7 +5,6 @@ Notation: N samples of shape S; C classes; targets are class indices 0 … C −
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from qsearch.errors import DataError
+from qsearch.quantize.copies import duplicate
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class ArrayWorkload(ABC):
 
     def model(self) -> nn.Module:
         """A copy of the trained network, in evaluation mode: whatever is done to it, the next call is unharmed."""
-        return copy.deepcopy(self._trained).eval()
+        return duplicate(self._trained).eval()
 
     def calibration(self) -> DataLoader[Any]:
         """Sets ranges and corrections; part of the training data."""

@@ -25,6 +25,7 @@ from qsearch.workloads.files import data_roots, find, sha256
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+"""Of each channel, R, G, B, as the public weights were trained with."""
 
 
 class Cifar10ResNet20(ArrayWorkload):

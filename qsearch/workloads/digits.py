@@ -32,6 +32,7 @@ from qsearch.workloads.training import Recipe, accuracy, fit
 from qsearch.workloads.weight_cache import restore, store
 
 TRAIN, VALIDATION = 1000, 400
+"""Images of these splits; the rest are for test."""
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from qsearch.errors import StorageError
 from qsearch.files import write_atomically
 
 State = Mapping[str, Tensor]
+"""A network's parameters and statistics, by name."""
 
 
 def store(path: Path, state: State, accuracy: float) -> None:

@@ -63,7 +63,10 @@ class TestProblem:
         assert bounds(setting, "size<=0.5*uniform-4") == [("size", 0.5 * at[4], False)]
         assert bounds(setting, "size<=0.5*float") == [("size", 0.5 * at[FLOAT_BITS], False)]
         assert bounds(setting, f"size<=500{cost.units['size']}") == [("size", 500.0, False)]
-        assert bounds(setting, {"metric": "size", "at_most": 500}) == [("size", 500.0, False)]
+        assert bounds(setting, {"metric": "size", "at_most": 500, "unit": cost.units["size"]}) == [
+            ("size", 500.0, False)
+        ]
+        assert bounds(setting, {"metric": "size", "at_most": 0.5}) == [("size", 0.5 * at[8], False)]
 
     def test_qualities_are_absolute_unless_relative_to_float(self, setting: Setting) -> None:
         quality = setting.float_quality

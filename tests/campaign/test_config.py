@@ -10,7 +10,7 @@ from campaigns import PLUGINS, plugin, settings, write
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qsearch.config import CampaignConfig, Sweep, dump, load, override, parse
+from qsearch.config import CampaignConfig, Sweep, dump, load, merged, override, parse
 from qsearch.errors import ConfigError, PluginError, StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -115,10 +115,70 @@ class TestConstraints:
     def test_one_line_is_the_same_as_its_fields(self, text: str, fields: dict[str, Any]) -> None:
         assert sweep(constraints=[text]).constraints == sweep(constraints=[fields]).constraints
 
+    def test_a_number_without_a_unit_is_relative_in_either_form(self) -> None:
+        fields = {"metric": "latency", "at_most": 0.4}
+        assert sweep(constraints=[fields]).constraints == sweep(constraints=["latency<=0.4"]).constraints
+        assert sweep(constraints=[{**fields, "unit": None}]).constraints[0].relative_to == "auto"
+        assert (
+            sweep(constraints=[{**fields, "unit": "s"}]).constraints == sweep(constraints=["latency<=0.4s"]).constraints
+        )
+
+    def test_an_absolute_number_of_an_old_run_stays_absolute(self, tmp_path: Path) -> None:
+        old = {"metric": "latency", "at_most": 0.4, "at_least": None, "relative_to": None, "unit": None}
+        found = sweep(constraints=[old])
+        assert found.constraints[0].relative_to is None
+        dump(found, tmp_path / "c.yaml")
+        assert load(tmp_path / "c.yaml") == override(found, ["max_failures=10"], "test") == found
+
     def test_what_is_given_twice_or_not_at_all(self) -> None:
         for fields in ({"metric": "size"}, {"metric": "size", "at_most": 1, "at_least": 1}):
             with pytest.raises(ConfigError, match="exactly one of at_most and at_least"):
                 sweep(constraints=[fields])
+
+
+class TestStorage:
+    @pytest.mark.parametrize(
+        ("given_", "found"),
+        [
+            ("journal:a/b.log", "journal:/here/a/b.log"),
+            ("journal:/a/b.log", "journal:/a/b.log"),
+            ("sqlite:///a/b.db", "sqlite:////here/a/b.db"),
+            ("sqlite+pysqlite:///b.db?timeout=3", "sqlite+pysqlite:////here/b.db?timeout=3"),
+            ("sqlite:///50%25.db", "sqlite:////here/50%25.db"),
+            ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+            ("sqlite:///:memory:", "sqlite:///:memory:"),
+            ("sqlite:///file:b.db?uri=true", "sqlite:///file:b.db?uri=true"),
+            ("sqlite://", "sqlite://"),
+            ("postgresql://user@host/base", "postgresql://user@host/base"),
+            ("nonsense", "nonsense"),
+            (None, None),
+        ],
+    )
+    def test_a_relative_path_becomes_absolute_once(
+        self, monkeypatch: pytest.MonkeyPatch, given_: str | None, found: str | None
+    ) -> None:
+        monkeypatch.setattr(Path, "absolute", lambda path: Path("/here") / path)
+        once = sweep(storage=given_)
+        assert once.storage == found
+        assert override(once, ["max_failures=4"], "test").storage == found
+
+
+class TestMerged:
+    def test_keeps_what_was_there_and_adds_what_is_new(self) -> None:
+        earlier, later = (
+            sweep(searcher=["random", "uniform"], seed=[0, 1]),
+            sweep(searcher=["ilp", "random"], seed=[1, 2]),
+        )
+        found = merged(later, earlier)
+        assert [item.name for item in found.searcher] == ["random", "uniform", "ilp"]
+        assert found.seed == (0, 1, 2)
+
+    def test_takes_the_later_options_and_budget(self) -> None:
+        def build(population: int, evaluations: int) -> Sweep:
+            options = {"sampler": "nsga2", "sampler_options": {"population_size": population}}
+            return sweep(searcher=[{"name": "optuna", "options": options}], budget={"evaluations": evaluations})
+
+        assert merged(build(8, 9), build(16, 6)) == build(8, 9)
 
 
 class TestOverride:

@@ -18,7 +18,7 @@ from qsearch.assignment import FLOAT_BITS
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.protocols import CostModel, Searcher
 from qsearch.registry import PluginOptions
-from qsearch.trial import Quality
+from qsearch.trial import Cost, Quality
 from qsearch.workloads.base import ArrayWorkload, Samples, Splits
 
 
@@ -206,6 +206,16 @@ class NoMetric(Adder):
 class CostNaN(Adder):
     def layer_cost(self, layer, weight_bits, activation_bits):
         return {"size": float("nan")}
+
+
+class Coupled(Adder):
+    """Costs the square of what its layers cost: not additive."""
+
+    additive = False
+
+    def estimate(self, layers, assignment):
+        found = super().estimate(layers, assignment)
+        return Cost({"size": found.totals["size"] ** 2}, found.units, found.layers)
 
 
 class CostRaises(Adder):

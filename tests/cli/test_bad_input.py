@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -130,6 +131,8 @@ def test_an_unknown_or_wrong_option_is_answered_by_its_path(
         ({"space": {"ties": [["0.weight", "9.weight"]]}}, ["unknown site '9.weight'"]),
         ({"budget": {"evaluations": 0}}, ["evaluations", "greater than 0"]),
         ({"budget": {}}, ["needs evaluations or minutes"]),
+        ({"budget": {"minutes": float("inf")}}, ["budget.minutes", "finite number"]),
+        ({"budget": {"minutes": float("nan")}}, ["budget.minutes"]),
         ({"seed": -1}, ["seed", "-1"]),
         ({"seed": [0, 0]}, ["different names"]),
         ({"name": "../elsewhere"}, ["name", "../elsewhere"]),
@@ -226,7 +229,8 @@ def test_a_search_that_is_not_valid(qsearch: Qsearch, arguments: list[str], word
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["runn"], ["runn", "'run'"]),
+        (["runn"], ["no command 'runn'", "did you mean 'run'?"]),
+        (["foo"], ["no command 'foo'", "known: compare, dashboard, export, "]),
         (["run"], ["Missing argument"]),
         (["list", "serchers"], ["unknown kind 'serchers'", "did you mean 'searchers'?"]),
         (["show", "--nothing"], ["--nothing"]),
@@ -263,8 +267,8 @@ def test_a_network_that_gives_nan(run: Qsearch) -> None:
 
 @pytest.mark.parametrize("setting", ["hardware", "workload", "evaluator", "searcher"])
 def test_a_plugin_of_another_seam(run: Qsearch, setting: str) -> None:
-    other = "Tiny" if setting == "hardware" else "Adder"
-    check(run(**{setting: plugin(other)}), 1, f"{other}' raised an error", "Error: ")
+    other, kind = "Tiny" if setting == "hardware" else "Adder", {"hardware": "cost model"}.get(setting, setting)
+    check(run(**{setting: plugin(other)}), 2, f"{other}' must be a", kind, "got a class without ", "qsearch.protocols")
 
 
 def test_a_searcher_that_fails_loses_no_trial(run: Qsearch, tmp_path: Path) -> None:
@@ -286,6 +290,48 @@ def test_a_searcher_that_fails_loses_no_trial(run: Qsearch, tmp_path: Path) -> N
 def test_a_cost_model_that_breaks_its_contract(run: Qsearch, model: str, words: list[str], searcher: str) -> None:
     check(run(hardware=plugin(model), searcher=searcher), 1, *words)
     check(run(hardware=plugin(model), searcher=searcher, constraints=[]), 1, *words)
+
+
+def test_a_cost_model_that_is_half_written(run: Qsearch, tmp_path: Path) -> None:
+    write(tmp_path / "half.py", "class Half:\n    units = {'size': 'bit'}\n")
+    check(
+        run(hardware="half.py:Half"), 2, "half.py:Half' must be a cost model", "without layer_cost, estimate, estimate_"
+    )
+    write(tmp_path / "bare.py", "from qsearch.protocols import CostModel\nclass Bare(CostModel):\n    pass\n")
+    check(run(hardware="bare.py:Bare"), 2, "bare.py:Bare' must be a cost model", "without layer_cost")
+
+
+def test_bounds_that_no_assignment_meets_together(run: Qsearch, qsearch: Qsearch) -> None:
+    together = ["size<=0.5", "size>=0.51*uniform-8"]
+    for searcher in ("random", "uniform", {"name": "optuna", "options": {"sampler": "tpe"}}):
+        name = searcher if isinstance(searcher, str) else "optuna"
+        answer = run(searcher=searcher, constraints=together, name=name)
+        check(answer, 2, "assignments that the search tried", "size <= 0.5 x uniform-8, size >= 0.51", "'ilp'")
+        assert runs.load(Path("runs") / name).info.status == "complete"
+    check(run(searcher="ilp", constraints=together, name="ilp"), 2, "no assignment meets all cost bounds together")
+    both = run(searcher=["random", "ilp"], constraints=together, name="both")
+    assert (both.code, both.out) == (2, "")
+    assert [line.split(":")[0] for line in both.err.splitlines()] == [
+        "WARNING both/random-s0",
+        "WARNING both/ilp-s0",
+        "qsearch",
+    ]
+
+
+def test_a_searcher_of_a_sweep_that_meets_no_bound_does_not_end_the_others(run: Qsearch) -> None:
+    window = ["size<=0.5", "size>=0.45*uniform-8"]  # 4 bits are a little over 0.5, 2 bits far below 0.45
+    answer = run("--json", searcher=["uniform", "ilp"], constraints=window)
+    assert answer.code == 0, answer.err
+    assert answer.err.startswith("WARNING tiny/uniform-s0: none of the 3 assignments that the search tried")
+    assert runs.load(Path("runs/tiny/ilp-s0")).best is not None
+
+
+def test_a_lower_bound_that_nothing_can_reach(run: Qsearch) -> None:
+    check(run(constraints=["size>=1.5*uniform-8"]), 2, "no assignment meets size >= 1.5", "a ceiling of ", "below it")
+
+
+def test_a_budget_that_ends_before_the_first_evaluation(run: Qsearch) -> None:
+    check(run(budget={"minutes": 1e-9}, constraints=[]), 1, "ended before its first evaluation", "raise the budget")
 
 
 def test_an_evaluator_that_fails_before_the_search(run: Qsearch) -> None:
@@ -344,7 +390,113 @@ def test_a_run_in_which_nothing_was_feasible(run: Qsearch, qsearch: Qsearch) -> 
     assert qsearch("show", "runs/tiny").code == 0
 
 
+# sweeps
+
+
+def left(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).glob("*")) if Path(folder).exists() else []
+
+
+@pytest.mark.parametrize(
+    ("searcher", "changes", "words"),
+    [
+        ({"name": "optuna", "options": {"sampler": "tbe"}}, {}, ["sampler", "got tbe"]),
+        ({"name": "optuna", "options": {"sampler_options": {"n_startup": 3}}}, {}, ["unknown option 'n_startup'"]),
+        (
+            {"name": "optuna", "options": {"sampler": "cmaes"}},
+            {"objectives": [{"metric": m, "direction": "minimize"} for m in ("loss", "size")]},
+            ["'cmaes' takes one objective"],
+        ),
+        ("ilp", {"hardware": plugin("Coupled")}, ["Coupled, which is not additive"]),
+        (
+            "ilp",
+            {"hardware": plugin("Adder"), "space": {"weight_bits": [2, 4], "granularity": "kernel"}},
+            ["Adder, which does not say so (kernel_additive)"],
+        ),
+        ("ilp", {"objectives": [{"metric": "size", "direction": "maximize"}]}, ["got maximize size"]),
+        ({"name": "ilp", "options": {"sensitivity": "one-at-time"}}, {}, ["did you mean 'one-at-a-time'?"]),
+    ],
+)
+def test_a_later_searcher_that_cannot_run_is_found_before_the_first_one_runs(
+    run: Qsearch, searcher: Any, changes: dict[str, Any], words: list[str]
+) -> None:
+    check(run(searcher=["random", searcher], **changes), 2, *words)
+    assert left("runs/tiny") == []
+
+
+def test_reports_are_written_as_each_run_ends(run: Qsearch) -> None:
+    answer = run(searcher=["random", plugin("Stumbles")])
+    assert answer.code == 1
+    assert Path("runs/tiny/random-s0/report.html").is_file()
+
+
+def test_a_sweep_that_is_refused_leaves_the_one_that_is_there(run: Qsearch, qsearch: Qsearch) -> None:
+    assert run("--json", searcher=["random", "uniform"]).code == 0
+    before = Path("runs/tiny/sweep.yaml").read_bytes()
+    check(run(searcher=["random", "uniform"], constraints=["size<=0.7"]), 2, "holds another campaign", "constraints")
+    check(run(searcher=["ilp", "uniform"], seed=[0, 1], constraints=["size<=0.7"]), 2, "runs/tiny/uniform-s0 holds")
+    check(run(searcher=["ilp", plugin("Walk")], constraints=["size<=0.7"]), 2, "runs/tiny holds another campaign")
+    check(run(searcher="random"), 2, "runs/tiny holds a sweep", "another name")
+    assert Path("runs/tiny/sweep.yaml").read_bytes() == before
+    assert left("runs/tiny") == [
+        "artifacts",
+        "comparison.html",
+        "comparison.md",
+        "plots",
+        "random-s0",
+        "study.db",
+        "sweep.yaml",
+        "uniform-s0",
+    ]
+
+
+def test_a_single_campaign_does_not_become_a_sweep(run: Qsearch, done: Run) -> None:
+    before = left("runs/tiny")
+    check(run(searcher=["random", "ilp"]), 2, "runs/tiny holds a single campaign", "another name")
+    assert left("runs/tiny") == before
+
+
+def test_a_sweep_may_grow_and_loses_no_run_when_it_shrinks(run: Qsearch, qsearch: Qsearch) -> None:
+    assert run("--json", searcher=["random", "uniform"]).code == 0
+    assert run("--json", searcher=["random", "uniform", "ilp"], seed=[0, 1]).code == 0
+    names = ["ilp-s0", "random-s0", "random-s1", "uniform-s0"]
+    assert left("runs/tiny")[3:] == [*names[:1], "plots", *names[1:3], "study.db", "sweep.yaml", names[3]]
+    assert run("--json", searcher=["ilp", "uniform"]).code == 0
+    assert run("--json", searcher="ilp", seed=[0, 1]).code == 0  # one campaign, but a member of the sweep
+    shown = json.loads(qsearch("show", "runs/tiny", "--json").out)
+    assert [found["name"] for found in shown] == [f"tiny/{name}" for name in names]
+    assert len(json.loads(qsearch("resume", "runs/tiny", "--json").out)) == 3  # rows: one per searcher
+    assert {path.parent.name for path in Path("runs/tiny").glob("*/campaign.yaml")} == set(names)
+
+
 # storage
+
+
+@pytest.mark.parametrize("name", ["what?", "50%20", "a#b", "{x}", "é ü"])
+def test_a_folder_whose_name_means_something_in_a_url(run: Qsearch, qsearch: Qsearch, name: str) -> None:
+    assert run("--runs", name, "--json").code == 0
+    assert (Path(name) / "tiny" / "study.db").is_file()
+    assert sorted(path.name for path in Path.cwd().iterdir()) == sorted(["campaign.yaml", name])
+    assert qsearch("show", f"{name}/tiny", "--json").code == 0
+    assert qsearch("resume", f"{name}/tiny", "--json").code == 0
+
+
+@pytest.mark.parametrize("scheme", ["sqlite:///", "journal:"])
+def test_a_relative_storage_is_the_same_from_anywhere(
+    qsearch: Qsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    here = tmp_path / "what? 50%20"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    file = write(Path("campaign.yaml"), settings(storage=f"{scheme}ledgers/mine"))
+    assert qsearch("run", file, "--json").code == 0
+    assert (here / "ledgers" / "mine").is_file()
+    before = ledger_facts(here / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    assert qsearch("resume", here / "runs" / "tiny", "--evaluations", "8", "--json").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == [here.name]
+    after = ledger_facts(here / "runs" / "tiny")
+    assert (after[: len(before)], len(after) > len(before)) == (before, True)
 
 
 @pytest.mark.parametrize(
@@ -403,10 +555,15 @@ def test_a_ledger_whose_campaign_is_damaged(qsearch: Qsearch, done: Run) -> None
 @pytest.mark.parametrize("value", ['"{no json"', "[1]", '{"assignment": "{\\"0.weight\\": 77}"}', "null", "broken"])
 def test_a_ledger_with_a_damaged_trial(qsearch: Qsearch, done: Run, value: str) -> None:
     ledger = sqlite3.connect("runs/tiny/study.db")
-    ledger.execute("update trial_system_attributes set value_json = ? where key = 'qsearch'", (value,))
+    ledger.execute(
+        "update trial_system_attributes set value_json = ? where key = 'qsearch' and trial_id = "
+        "(select trial_id from trials where number = 3)",
+        (value,),
+    )
     ledger.commit()
     ledger.close()
-    check(qsearch("show", "runs/tiny"), 1, "study.db")
+    for command in ("show", "resume"):
+        check(qsearch(command, "runs/tiny"), 1, "trial 3 of study 'tiny'", "study.db", "is damaged")
 
 
 def test_a_ledger_that_is_gone(qsearch: Qsearch, done: Run) -> None:
@@ -445,7 +602,8 @@ def test_another_campaign_of_the_same_name(run: Qsearch, done: Run) -> None:
 def test_another_campaign_of_the_same_name_in_a_shared_storage(run: Qsearch, done: Run) -> None:
     storage = "sqlite:///shared.db"
     assert run("--runs", "first", "--json", storage=storage).code == 0
-    check(run("--runs", "second", storage=storage, seed=1), 2, "study 'tiny' in sqlite:///shared.db holds another")
+    where = f"study 'tiny' in sqlite:///{Path('shared.db').absolute()} holds another"
+    check(run("--runs", "second", storage=storage, seed=1), 2, where)
     directions = [{"metric": "loss", "direction": "minimize"}]
     check(run("--runs", "third", storage=storage, objectives=directions), 1, "has other objectives", "another name")
 

@@ -211,6 +211,7 @@ class TestList:
         entries = {entry["name"]: entry for entry in found["searchers"]}
         assert entries["optuna"]["options"]["sampler"] == "tpe"
         assert all(entry["description"] for entry in found["searchers"])
+        assert "bits per kernel: over kernels too (size, bops)" in entries["ilp"]["description"]
         assert "cannot be imported" not in json.dumps(found)
 
 

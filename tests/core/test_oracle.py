@@ -157,6 +157,18 @@ def test_whatever_goes_wrong_in_an_evaluator_fails_that_trial(monkeypatch, answe
     assert reason in trial.reason
 
 
+def test_the_reason_of_a_failure_is_one_line(monkeypatch, caplog):
+    problem, evaluator = separable(2, budget=None)
+
+    def fails(*_, **__):
+        raise RuntimeError("no luck:\n  at all\r\n")
+
+    monkeypatch.setattr(evaluator, "evaluate", fails)
+    trial = door(problem, evaluator).evaluate(problem.space.decode(problem.space.lowest))
+    assert trial.reason == "RuntimeError: no luck: at all"
+    assert caplog.messages == ["trial 0 failed: RuntimeError: no luck: at all"]
+
+
 def test_an_interrupt_is_not_a_failed_trial(monkeypatch):
     problem, evaluator = coupled(3)
 
@@ -277,8 +289,18 @@ def test_whichever_budget_ends_first(monkeypatch):
     assert oracle.remaining == 0
 
 
-@pytest.mark.parametrize("given", [{}, {"evaluations": 0}, {"minutes": -1.0}, {"evaluations": 5, "minutes": 0.0}])
-def test_a_budget_must_be_above_zero(given):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"evaluations": 0},
+        {"minutes": -1.0},
+        {"evaluations": 5, "minutes": 0.0},
+        {"minutes": float("inf")},
+        {"evaluations": 5, "minutes": float("nan")},
+    ],
+)
+def test_a_budget_must_be_above_zero_and_finite(given):
     with pytest.raises(ConfigError, match="above 0"):
         Budget(**given)
 

@@ -163,8 +163,17 @@ class TestProblem:
         Problem(SPACE, COST, (LOSS,), (Bound("latency", 72.0, False, "latency"),)).check_floor()
 
     def test_a_quality_that_must_be_reached_has_no_floor(self):
-        bounds = (Bound("accuracy", 1.0, True, "accuracy"), Bound("latency", 1e9, True, "slow"))
-        Problem(SPACE, COST, (LOSS,), bounds).check_floor()
+        Problem(SPACE, COST, (LOSS,), (Bound("accuracy", 1.0, True, "accuracy"),)).check_floor()
+
+    def test_a_lower_bound_above_the_ceiling_is_told_with_its_miss(self):
+        ceiling = 18 * 64
+        Problem(SPACE, COST, (LOSS,), (Bound("latency", ceiling, True, "slow"),)).check_floor()
+        with pytest.raises(InfeasibleError) as caught:
+            Problem(SPACE, COST, (LOSS,), (Bound("latency", 1.25 * ceiling, True, "slow"),)).check_floor()
+        assert str(caught.value) == (
+            "no assignment meets slow (1440 s); got a ceiling of 1152 s, 20.0 % below it; "
+            "lower the limit, or allow more bits"
+        )
 
 
 class TestFront:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import textwrap
 
 import pytest
+from pydantic import BaseModel, Field, model_validator
 
 from qsearch.errors import ConfigError, PluginError
 from qsearch.hardware.bismo import Bismo
 from qsearch.hardware.size import Size
-from qsearch.registry import create, load, names
+from qsearch.registry import create, load, names, validate
 
 
 @pytest.fixture
@@ -24,17 +25,17 @@ def plugin(tmp_path):
                 kilobytes: int = 32
                 ports: int = 1
 
-            class Chip:
-                class Options(PluginOptions):
-                    lanes: int
-                    cache: Cache = Cache()
-
-                def __init__(self, *given):
-                    self.given = given
-
             class Plain:
                 def __init__(self, *given):
                     self.given = given
+
+                def evaluate(self, assignment, *, fidelity=1.0, seed=0):
+                    pass
+
+            class Chip(Plain):
+                class Options(PluginOptions):
+                    lanes: int
+                    cache: Cache = Cache()
 
             number = 3
             """
@@ -67,14 +68,14 @@ def test_two_files_of_the_same_name_are_two_modules(plugin, tmp_path):
 
 
 def test_options_arrive_validated_and_behind_the_context(plugin):
-    made = create("cost_models", f"{plugin}:Chip", {"lanes": 4, "cache": {"ports": 2}}, "workload", "layers")
+    made = create("evaluators", f"{plugin}:Chip", {"lanes": 4, "cache": {"ports": 2}}, "workload", "layers")
     assert made.given[:2] == ("workload", "layers")
     assert (made.given[2].lanes, made.given[2].cache.ports, made.given[2].cache.kilobytes) == (4, 2, 32)
 
 
 def test_without_options_only_the_context_arrives(plugin):
-    assert create("cost_models", f"{plugin}:Plain", None, "workload").given == ("workload",)
-    assert create("cost_models", f"{plugin}:Plain", {}).given == ()
+    assert create("evaluators", f"{plugin}:Plain", None, "workload").given == ("workload",)
+    assert create("evaluators", f"{plugin}:Plain", {}).given == ()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_without_options_only_the_context_arrives(plugin):
 )
 def test_options_that_do_not_fit(plugin, name, options, message):
     with pytest.raises(ConfigError, match=message):
-        create("cost_models", f"{plugin}:{name}", options)
+        create("evaluators", f"{plugin}:{name}", options)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,79 @@ def test_a_file_that_fails_is_told_and_tried_again(tmp_path):
         load("cost_models", f"{path}:Chip")
     path.write_text("class Chip: pass\n")
     assert load("cost_models", f"{path}:Chip").__name__ == "Chip"
+
+
+SEAMS = """
+from qsearch.hardware.base import VectorCostModel
+from qsearch.protocols import CostModel, Searcher
+
+class Empty: pass
+
+class Stub(CostModel): pass
+
+class NoUnits(CostModel):
+    def layer_cost(self, layer, weight_bits, activation_bits):
+        return {}
+
+class UnitsOfTheInstance(NoUnits):
+    def __init__(self):
+        self.units = {}
+
+class Whole(CostModel):
+    units = {}
+    additive = False
+    def estimate(self, layers, assignment):
+        return None
+
+class Abstract(VectorCostModel):
+    units = {}
+
+class NoSearch(Searcher): pass
+
+class Nameless:
+    def model(self): pass
+    calibration = validation = loss = score = model
+"""
+
+
+@pytest.mark.parametrize(
+    ("seam", "name", "rule", "missing"),
+    [
+        ("cost_models", "Empty", "must be a cost model", "layer_cost, estimate, estimate_many"),
+        ("cost_models", "Stub", "must be a cost model", "layer_cost"),
+        ("cost_models", "NoUnits", "must be a cost model", "units"),
+        ("cost_models", "Abstract", "must be a cost model", "layer_costs"),
+        ("workloads", "Empty", "must be a workload", "model, calibration, validation, loss, score"),
+        ("workloads", "Nameless", "must be a workload", "name, metric"),
+        ("evaluators", "Empty", "must be an evaluator", "evaluate"),
+        ("searchers", "NoSearch", "must be a searcher", "search"),
+        ("sensitivities", "Empty", "must be a sensitivity", "table"),
+    ],
+)
+def test_a_class_that_does_not_fit_its_seam_is_told_what_it_lacks(tmp_path, seam, name, rule, missing):
+    (tmp_path / "seams.py").write_text(SEAMS)
+    with pytest.raises(PluginError, match=rf"{name}' {rule}; got a class without {missing}; see \w+ in qsearch.protoc"):
+        create(seam, f"{tmp_path / 'seams.py'}:{name}")
+
+
+@pytest.mark.parametrize("name", ["UnitsOfTheInstance", "Whole"])
+def test_what_a_cost_model_may_do_without(tmp_path, name):
+    (tmp_path / "seams.py").write_text(SEAMS)
+    assert create("cost_models", f"{tmp_path / 'seams.py'}:{name}").units == {}
+
+
+def test_a_rule_keeps_its_capitals_and_loses_the_words_of_pydantic():
+    class Picky(BaseModel):
+        pattern: str = Field(default="", pattern="^[A-Z]$")
+        limit: float = 0.0
+
+        @model_validator(mode="after")
+        def _valid(self):
+            if self.limit > 1:
+                raise ValueError("TPE needs B in 1..32")
+            return self
+
+    with pytest.raises(ConfigError, match=r"pattern in test: string should match pattern '\^\[A-Z\]\$'; got a"):
+        validate(Picky, {"pattern": "a"}, "test")
+    with pytest.raises(ConfigError, match=r"value in test: TPE needs B in 1\.\.32"):
+        validate(Picky, {"limit": 2}, "test")

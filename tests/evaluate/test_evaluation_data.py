@@ -66,6 +66,41 @@ def test_an_empty_loader_is_named(batches: list[tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize(
+    ("batch", "described"),
+    [
+        ({"x": torch.zeros(3, 2), "y": torch.zeros(3)}, "dict"),
+        (({"x": torch.zeros(3, 2)}, torch.zeros(3)), r"\(dict, Tensor\)"),
+        ([torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(3)], r"\(Tensor, Tensor, Tensor\)"),
+        ((torch.zeros(3), torch.tensor(1)), r"\(Tensor, Tensor without extents\)"),
+        ((torch.tensor(1.0), torch.zeros(3)), r"\(Tensor without extents, Tensor\)"),
+        (([torch.zeros(3), "text"], torch.zeros(3)), r"\(\(Tensor, str\), Tensor\)"),
+    ],
+)
+def test_refusals_say_what_the_batch_was_made_of(batch: object, described: str) -> None:
+    with pytest.raises(DataError, match=rf"batches of tensors, .*; got {described}; an input may be a tensor, or"):
+        read([batch], "a loader")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((torch.zeros(3, 4), torch.zeros(3)), (torch.zeros(2, 5), torch.zeros(2))),
+        ((torch.zeros(3, 4), torch.zeros(3)), (torch.zeros(2, 4), torch.zeros(2, 1))),
+        (((torch.zeros(3, 4), torch.zeros(3, 4)), torch.zeros(3)), (torch.zeros(2, 4), torch.zeros(2))),
+    ],
+    ids=["inputs", "targets", "number of inputs"],
+)
+def test_ragged_batches_are_refused(one: object, other: object) -> None:
+    with pytest.raises(DataError, match=r"a loader must yield samples of one shape in all batches; got .*, then of"):
+        read([one, other], "a loader")
+
+
+def test_batches_without_samples_are_passed_over() -> None:
+    batches = [(torch.zeros(0, 2), torch.zeros(0)), (torch.ones(3, 2), torch.ones(3)), (torch.zeros(0), torch.zeros(0))]
+    assert torch.equal(read(batches, "a loader").inputs, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
     "batch",
     [torch.zeros(3), (torch.zeros(3),), (torch.zeros(3), "labels"), ("text", torch.zeros(3)), ((), torch.zeros(2))],
 )

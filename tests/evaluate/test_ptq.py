@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -242,3 +243,88 @@ def test_divergence_of_outputs_that_are_no_logits_is_their_squared_difference() 
 def test_divergence_is_kl_of_the_float_network_from_the_quantised() -> None:
     p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.25, 0.5]])
     assert divergence(p.log(), q.log()) == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2), rel=1e-6)
+
+
+class ScalarScore(Stripes):
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        return super().score(output, target).mean()
+
+
+class FloatScore(Stripes):
+    def score(self, output: Tensor, target: Tensor) -> float:
+        return float(super().score(output, target).mean())
+
+
+class WideScore(Stripes):
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        return output
+
+
+class ScoreWithoutNumbers(Stripes):
+    def score(self, output: Tensor, target: Tensor) -> object:
+        return {"accuracy": super().score(output, target)}
+
+
+class LossPerSample(Stripes):
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(output, target, reduction="none")
+
+
+class LossOfOtherTargets(Stripes):
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(output, target.float()[:, None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (ScalarScore, r"score of workload 'stripes' must be one number per sample, shape \(64,\); got shape \(\);"),
+        (FloatScore, r"score of workload 'stripes' must be one number per sample, shape \(64,\); got shape \(\);"),
+        (WideScore, r"score of workload 'stripes' must be one number per sample.*got shape \(64, 3\)"),
+        (ScoreWithoutNumbers, r"score of workload 'stripes' must take outputs of shape \(64, 3\).*got \w+Error: "),
+        (LossPerSample, r"loss of workload 'stripes' must be one number, the mean over the batch; got shape \(64,\)"),
+        (LossOfOtherTargets, r"loss of workload 'stripes' must take outputs of shape \(64, 3\) and targets of shape"),
+    ],
+)
+def test_a_workload_that_answers_amiss_is_told_in_one_line(kind: type[Stripes], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        evaluator(kind()).evaluate(bits(8))
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_of_our_own_and_of_the_system_pass_through_a_workload_as_they_are() -> None:
+    class Full(Stripes):
+        def score(self, output: Tensor, target: Tensor) -> Tensor:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        evaluator(Full()).evaluate(bits(8))
+
+
+def test_outcomes_may_be_truth_values() -> None:
+    class Booleans(Stripes):
+        def score(self, output: Tensor, target: Tensor) -> Tensor:
+            return output.argmax(-1) == target
+
+    assert evaluator(Booleans()).evaluate(bits(8)) == evaluator().evaluate(bits(8))
+
+
+def test_the_probe_and_the_evaluation_see_one_network_whatever_its_layers_do_with_their_bias() -> None:
+    class Unbiased(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.linear(x, self.weight)
+
+    class Overridden(Stripes):
+        """Validation data are the calibration data, in one batch."""
+
+        def model(self) -> nn.Module:
+            model = copy.deepcopy(trained())
+            model[4] = Unbiased(128, 3)
+            model[4].load_state_dict(trained()[4].state_dict())
+            return model
+
+        def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+            return self.loader("calibration")
+
+    found = evaluator(Overridden())
+    assert found.probe(bits(2)).loss == pytest.approx(found.evaluate(bits(2)).loss, rel=1e-5)

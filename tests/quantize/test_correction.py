@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from greenlet import greenlet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +14,7 @@ from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import EvaluationError
 from qsearch.quantize.correction import (
     ShiftCorrection,
+    adds_bias,
     normalised_layers,
     variance_ratio,
 )
@@ -313,3 +315,144 @@ def test_a_pass_that_fails_ends_all() -> None:
 
     with pytest.raises(ValueError, match="no"):
         in_lockstep([wait, fail])
+
+
+def test_a_pass_that_fails_unwinds_the_others_where_they_wait() -> None:
+    events: list[str] = []
+
+    def hold(name: str) -> None:
+        try:
+            wait()
+            wait()
+            events.append(f"{name} went on")
+        except Exception:
+            events.append(f"{name} took it for an error")
+        finally:
+            events.append(f"{name} released")
+
+    def fail() -> None:
+        wait()
+        raise ValueError("no")
+
+    passes = [partial(hold, "one"), fail, partial(hold, "other")]
+    with pytest.raises(ValueError, match="no") as caught:
+        in_lockstep(passes)
+    assert events == ["one released", "other released"]
+    assert caught.value.__context__ is None
+    assert in_lockstep([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_a_pass_that_fails_before_the_others_begin_keeps_them_from_it() -> None:
+    begun: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        in_lockstep([fail, partial(begun.append, "late")])
+    assert not begun
+
+
+def test_waiting_outside_of_a_pass_does_not_leave_the_callers_own_greenlet() -> None:
+    def work() -> str:
+        wait()
+        return "".join(in_lockstep([partial(waited, "a"), partial(waited, "b")]))
+
+    def waited(name: str) -> str:
+        wait()
+        return name
+
+    task = greenlet(work)
+    assert task.switch() == "ab"
+    assert task.dead
+
+
+def test_a_network_that_fails_while_it_is_measured_can_be_used_again() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)
+            self.fails = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.conv(x))
+            if self.fails and len(x) == 1:
+                raise RuntimeError("an odd batch")
+            return x.mean((2, 3))
+
+    model, data = Failing().eval(), normal(9, 2, 4, 4)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(4)))
+    fresh = QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(4)))
+    assignment = BitAssignment({"conv.weight": 2})
+    quantised.model.fails = True
+    with pytest.raises(RuntimeError, match="an odd batch"):
+        quantised.apply(assignment)
+    assert not any(module._forward_hooks for module in quantised.model.modules())
+    quantised.model.fails = False
+    quantised.apply(assignment)
+    fresh.apply(assignment)
+    assert torch.equal(quantised(data), fresh(data))
+
+
+class NoBias(nn.Linear):
+    """Ignores its bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+
+class Doubling(nn.Conv2d):
+    """Adds its bias, and then goes on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Padded(nn.Conv2d):
+    """Keeps torch's forward, but not what that calls."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight) * 3
+
+
+class Named(nn.Conv2d):
+    """A subclass that leaves the computation alone."""
+
+
+def hooked() -> nn.Module:
+    module = nn.Linear(4, 4)
+    module.register_forward_hook(lambda module, args, output: output.relu())
+    return module
+
+
+def replaced() -> nn.Module:
+    module = nn.Linear(4, 4)
+    module.forward = lambda x: functional.linear(x, module.weight)  # type: ignore[method-assign]
+    return module
+
+
+def test_layers_that_are_no_plain_function_plus_bias_are_told_apart() -> None:
+    plain = [nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Conv3d(2, 2, 1), Named(2, 2, 1)]
+    assert all(map(adds_bias, plain))
+    assert not any(map(adds_bias, [NoBias(2, 2), Doubling(2, 2, 1), Padded(2, 2, 1), hooked(), replaced()]))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(Named(2, 3, 2), nn.ReLU(), nn.Flatten(), NoBias(27, 4)),
+        nn.Sequential(Doubling(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4)),
+        nn.Sequential(Padded(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)),
+        nn.Sequential(nn.Flatten(), nn.Linear(32, 4), hooked(), nn.Linear(4, 2)),
+    ],
+    ids=["no bias", "doubling", "own convolution", "hooked"],
+)
+def test_what_the_pass_gives_is_what_such_a_network_gives(network: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    data = normal(24, 2, 4, 4)
+    layers = trace_layers(network, data[:1])
+    with caplog.at_level("WARNING", logger="qsearch"):
+        quantised = QuantizedNetwork(network.eval(), layers, list(data.split(7)))
+    assert "shift not corrected at layers with a forward or hooks of their own" in caplog.text
+    quantised.apply(BitAssignment({layer.weight_site: 2 for layer in layers}))
+    assert quantised.passes == 1
+    torch.testing.assert_close(quantised.calibration_output(), quantised(data), rtol=1e-4, atol=1e-5)

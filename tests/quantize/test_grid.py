@@ -173,3 +173,24 @@ def test_large_tensors_are_searched_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(grid, "BLOCK", 200)
     monkeypatch.setattr(grid, "CHUNK", 2000)
     assert torch.equal(search_scales(x, signed_grid(3), carried, mirrored=True), whole)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [2, 8, 12, 16, 24, 31])
+@pytest.mark.parametrize("make", [signed_grid, unsigned_grid])
+def test_half_precision_is_quantised_in_float32(kind: torch.dtype, bits: int, make: type[Grid]) -> None:
+    x = torch.randn(500, generator=torch.Generator().manual_seed(bits)).to(kind)
+    scale, grid = torch.tensor(3.0 / 2**bits), make(bits)
+    found = fake_quantize(x, scale, grid)
+    assert found.dtype == kind
+    assert torch.equal(found, fake_quantize(x.float(), scale, grid).to(kind))
+
+
+@pytest.mark.parametrize(
+    ("make", "bits"), [(signed_grid, 26), (signed_grid, 31), (unsigned_grid, 25), (unsigned_grid, 31)]
+)
+def test_the_ends_of_wide_grids_are_exact(make: type[Grid], bits: int) -> None:
+    grid = make(bits)
+    q = codes(torch.tensor([-1e30, 1e30, 3.0]), torch.tensor(1.0), grid)
+    assert q.tolist() == [grid.low, grid.high, 3]
+    assert fake_quantize(torch.tensor([0.3]), torch.tensor(0.1), grid).dtype == torch.float32

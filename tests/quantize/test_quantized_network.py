@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -216,3 +217,45 @@ def test_a_layer_of_another_network_is_refused(model: Network, data: Tensor) -> 
     layers = trace_layers(nn.Sequential(nn.Conv2d(3, 2, 3)), data[:1])
     with pytest.raises(DataError, match="must have the layer '0'"):
         QuantizedNetwork(model, layers, [data])
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("correction", [False, True])
+@pytest.mark.parametrize("bits", [2, 8, 16, 31])
+def test_networks_of_half_precision(
+    kind: torch.dtype, correction: bool, bits: int, model: Network, data: Tensor
+) -> None:
+    """At many bits they compute nearly what they compute in float; at few, what a float32 network nearly does."""
+    half = quantized(model.to(kind), data.to(kind), correction=correction)
+    floating = half(data.to(kind))
+    half.apply(assignment(bits, bits))
+    assert half(data.to(kind)).dtype == kind
+    single = quantized(copy.deepcopy(model).float(), data.to(kind).float(), correction=correction)
+    single.apply(assignment(bits, bits))
+    spread = float(single(data.to(kind).float()).std())
+    expected = floating if bits >= 16 else single(data.to(kind).float())
+    difference = (half(data.to(kind)).float() - expected.float()).abs().mean()
+    assert float(difference) <= 0.1 * spread
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda x: {"logits": x}, "a dict"),
+        (lambda x: (x, x), "a tuple"),
+        (lambda x: x.mean(), r"shape \(\)"),
+        (lambda x: x.transpose(0, 1), r"shape \(4, 10\)"),
+    ],
+    ids=["dict", "tuple", "scalar", "samples last"],
+)
+@pytest.mark.parametrize("correction", [False, True])
+def test_outputs_must_be_one_tensor_with_a_row_per_sample(
+    answer: Callable[[Tensor], object], got: str, correction: bool, data: Tensor
+) -> None:
+    class Answering(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            return answer(super().forward(x))
+
+    message = rf"Answering must give one tensor with a row per sample, here 10; got {got}; wrap it"
+    with pytest.raises(DataError, match=message):
+        quantized(Answering().eval(), data, correction=correction)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,3 +150,93 @@ def test_weights_that_are_no_site_are_reported(caplog: pytest.LogCaptureFixture)
         layers = trace_layers(model, torch.zeros(4, 2, 2))
     assert [layer.name for layer in layers] == ["2"]
     assert "left in float, not searched: 0.weight" in caplog.text
+
+
+class Attending(nn.Module):
+    """Tokens go through attention and a layer behind it; (B, S, C), or turned to (S, B, C) inside."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.value = nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+        self.project = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if self.batch_first else x.transpose(0, 1)
+        value = self.value(x)
+        x = self.project(self.attention(x, x, value, need_weights=False)[0])
+        return x if self.batch_first else x.transpose(0, 1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 6), (2, 6), (4, 6), (6, 6), (3, 1), (12, 6), (5, 30)])
+def test_sequence_first_costs_what_batch_first_does(
+    batch_first: bool, batch: int, tokens: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="qsearch"):
+        layers = trace_layers(Attending(batch_first), torch.zeros(batch, tokens, 8))
+    assert [(layer.name, layer.macs) for layer in layers] == [("value", tokens * 64), ("project", tokens * 24)]
+    assert [layer.input_elements for layer in layers] == [tokens * 8, tokens * 8]
+    assert "left in float, not searched: attention.in_proj_weight, attention.out_proj.weight" in caplog.text
+
+
+def test_positions_computed_once_for_all_samples_count_in_full() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Embedding(7, 4)
+            self.shape = nn.Conv1d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:  # (B, 7, 4)
+            places = self.places(torch.arange(7))
+            return x + self.shape(places.reshape(7, 4, 1))[:, :, 0]
+
+    places, shape = trace_layers(Placed(), torch.zeros(2, 7, 4))
+    assert places.output_size == (7,)
+    assert shape.macs == 7 * 16
+
+
+class Pyramid(nn.Module):
+    """One head for maps of 8×8 and 4×4, and one linear layer for a sequence and for its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 3, padding=1)
+        self.last = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        large, small = self.head(x), self.head(x[:, :, ::2, ::2])
+        return self.last(large.flatten(2).transpose(1, 2)).mean(1) + self.last(small.mean((2, 3)))
+
+
+def test_a_module_on_several_geometries_costs_the_sum(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="qsearch"):
+        head, last = trace_layers(Pyramid(), torch.zeros(2, 3, 8, 8))
+    assert head.macs == (64 + 16) * 5 * 3 * 9
+    assert (head.input_elements, head.output_elements) == (80 * 3, 80 * 5)
+    assert (len(head.output_size), head.uses) == (2, 1)
+    assert (last.macs, last.input_elements, last.output_elements) == (65 * 10, 65 * 5, 65 * 2)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "layer head runs on feature maps of 8×8 → 8×8 and of 4×4 → 4×4" in lines[0]
+
+
+def test_maps_that_differ_at_the_input_only_are_told_apart() -> None:
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(1, 1, 2, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.conv(x[:, :, 1:])
+
+    (conv,) = trace_layers(Strided(), torch.zeros(2, 1, 9))
+    assert (conv.input_elements, conv.macs) == (9 + 8, 2 * 4 * 2)
+
+
+def test_a_network_that_cannot_be_copied_is_told_so() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.lock = threading.Lock()
+    with pytest.raises(DataError, match=r"Sequential must allow a deep copy.*TypeError: cannot pickle.*lock"):
+        trace_layers(model, torch.zeros(2, 3))

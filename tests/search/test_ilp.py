@@ -389,7 +389,12 @@ def test_what_cannot_be_solved_is_refused_before_anything_is_paid_for():
         oracle.sensitivity = lambda name, options=None: asked.append(name)
         with pytest.raises(UserError, match=match):
             IntegerProgram().search(oracle)
+        with pytest.raises(UserError, match=match):
+            IntegerProgram().check(problem)
     assert asked == []
+    IntegerProgram().check(with_model(SizeAndBops(), "kernel"))
+    with pytest.raises(UserError, match="unknown option 'mesure'"):
+        IntegerProgram(IntegerProgram.Options(sensitivity_options={"mesure": "kl"})).check(with_model(SizeAndBops()))
 
 
 class TabledCostWithSize(TabledCost):

@@ -16,7 +16,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Problem
 from qsearch.protocols import Searcher
 from qsearch.search.draws import NUMBERED, REPEATS, distinct_within_budget, draws
-from qsearch.search.optuna import OptunaSampler, _quiet, decision_names
+from qsearch.search.optuna import OptunaSampler, decision_names
+from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.space import SearchSpace, Site, build_space
 from qsearch.testing.problems import (
     ACCURACY_AND_SIZE,
@@ -238,7 +239,7 @@ def test_kernels_are_parameters_of_their_own():
 def test_optuna_leaves_the_verbosity_as_it_was(capfd):
     optuna.logging.set_verbosity(optuna.logging.INFO)
     try:
-        with _quiet():
+        with quiet_optuna():
             assert optuna.logging.get_verbosity() == optuna.logging.ERROR
         run(OptunaSampler(), *coupled(4), 12)
         assert optuna.logging.get_verbosity() == optuna.logging.INFO
@@ -271,6 +272,22 @@ def test_sampler_options_reach_the_sampler():
     assert patient != eager
 
 
+def test_optuna_warns_of_a_space_in_which_it_is_slow(caplog):
+    layers = linear_layers([1001, 1001])
+    space = build_space(layers, weight_bits=[2, 4], activation_bits=[8], granularity="kernel")
+    problem = Problem(space, NetworkCost(SizeAndBops(), layers, space), coupled(1)[0].objectives)
+    searcher = OptunaSampler(OptunaSampler.Options(sampler="random"))
+    run(searcher, problem, QuadraticEvaluator(space, np.ones(space.dimension)), 1)
+    assert "beyond 2,000 decisions, got 2,004" in caplog.text
+    assert "'random' or 'ilp', or granularity: layer" in caplog.text
+    caplog.clear()
+    run(OptunaSampler(), *coupled(4), 2)
+    assert caplog.text == ""
+
+
 def test_cmaes_refuses_several_objectives():
     with pytest.raises(ConfigError, match="takes one objective"):
         run(OptunaSampler(OptunaSampler.Options(sampler="cmaes")), *coupled(4, objectives=ACCURACY_AND_SIZE), 5)
+    with pytest.raises(ConfigError, match="takes one objective"):
+        OptunaSampler(OptunaSampler.Options(sampler="cmaes")).check(coupled(4, objectives=ACCURACY_AND_SIZE)[0])
+    OptunaSampler().check(coupled(4, objectives=ACCURACY_AND_SIZE)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -51,6 +52,21 @@ def test_models_are_copies_in_evaluation_mode() -> None:
     second = workload.model()
     assert bool(second[0].weight.any())
     assert not any(module.training for module in second.modules())
+
+
+def test_a_network_whose_weights_hooks_compute_is_copied_too() -> None:
+    class Normed(Small):
+        def network(self) -> nn.Module:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                return nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)))
+
+    workload = Normed()
+    one, other = workload.model(), workload.model()
+    nn.init.zeros_(one[0].weight_g)
+    inputs = torch.ones(4, 2)
+    assert not torch.equal(one(inputs), other(inputs))
+    assert torch.equal(other(inputs), workload.model()(inputs))
 
 
 def test_loss_and_score_by_hand() -> None:

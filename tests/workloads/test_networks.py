@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from qsearch.models.residual import ResidualBlock
 from qsearch.models.resnet_cifar import CifarResNet, SubsampledShortcut
 from qsearch.models.resnet_digits import DigitsNetwork
 
@@ -73,3 +75,22 @@ def test_each_module_runs_once_and_batch_norm_follows_its_convolution(network: n
         if isinstance(module, nn.Conv2d):
             assert isinstance(following, nn.BatchNorm2d)
             assert given is output
+
+
+@pytest.mark.parametrize("build", [lambda: CifarResNet(2), DigitsNetwork], ids=["cifar", "digits"])
+def test_the_networks_share_one_block(build: Callable[[], nn.Module]) -> None:
+    blocks = [module for module in build().modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 6
+    children = ["conv1", "bn1", "relu1", "conv2", "bn2", "shortcut", "relu2"]
+    assert all([name for name, _ in block.named_children()] == children for block in blocks)
+
+
+def test_random_weights_are_drawn_in_the_order_that_kept_weights_were_trained_from() -> None:
+    """First convolution, second, projection: another order would train another network under the same name."""
+    torch.manual_seed(3)
+    network = DigitsNetwork((2, 4), blocks=1)
+    torch.manual_seed(3)
+    shapes = [(2, 1, 3), (2, 2, 3), (2, 2, 3), (4, 2, 3), (4, 4, 3), (4, 2, 1)]
+    drawn = [nn.Conv2d(c_in, c_out, side, bias=False).weight for c_out, c_in, side in shapes]
+    found = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert all(torch.equal(one, other) for one, other in zip(found, drawn, strict=True))

@@ -41,6 +41,52 @@ class Empty(Sound):
         return DataLoader(TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
 
 
+class Keyed(Sound):
+    """The loader gives what tokenisers give."""
+
+    def validation(self) -> DataLoader[Any]:
+        inputs, targets = self.splits.validation.inputs, self.splits.validation.targets
+        return DataLoader([({"x": x}, y) for x, y in zip(inputs, targets, strict=True)], batch_size=3)
+
+
+class Ragged(Sound):
+    def validation(self) -> DataLoader[Any]:
+        inputs, targets = self.splits.validation.inputs, self.splits.validation.targets
+        return DataLoader([(x[: 4 - row // 3], y) for row, (x, y) in enumerate(zip(inputs, targets, strict=True))], 3)
+
+
+class Wrapped(Sound):
+    """The network answers in a dictionary."""
+
+    def network(self) -> nn.Module:
+        class Answers(nn.Sequential):
+            def forward(self, x: Tensor) -> dict[str, Tensor]:
+                return {"logits": super().forward(x)}
+
+        return Answers(super().network())
+
+    def loss(self, output: dict[str, Tensor], target: Tensor) -> Tensor:
+        return super().loss(output["logits"], target)
+
+
+class Paired(Sound):
+    """A network with two inputs, collated to a list by the default loader: sound."""
+
+    def network(self) -> nn.Module:
+        class Sum(nn.Module):
+            def __init__(self, network: nn.Module) -> None:
+                super().__init__()
+                self.network = network
+
+            def forward(self, one: Tensor, other: Tensor) -> Tensor:
+                return self.network(one + other)
+
+        return Sum(super().network())
+
+    def _loader(self, split: str, samples: Samples) -> DataLoader[Any]:
+        return DataLoader([((x, x.sqrt()), y) for x, y in zip(samples.inputs, samples.targets, strict=True)], 4)
+
+
 class Shuffled(Sound):
     def validation(self) -> DataLoader[Any]:
         return DataLoader(super().validation().dataset, batch_size=3, shuffle=True)
@@ -117,6 +163,7 @@ CHECKS = [name for name in dir(WorkloadContract) if name.startswith("test_")]
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_sound_workload_passes(check: str) -> None:
     getattr(contract(Sound), check)()
+    getattr(contract(Paired), check)()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +171,9 @@ def test_a_sound_workload_passes(check: str) -> None:
     [
         (Nameless, "test_it_says_what_it_is_called_and_what_it_measures"),
         (Empty, "test_every_loader_yields_pairs"),
+        (Keyed, "test_every_loader_yields_pairs"),
+        (Ragged, "test_every_loader_yields_pairs"),
+        (Wrapped, "test_the_model_gives_a_row_per_sample"),
         (Shuffled, "test_every_loader_keeps_its_order"),
         (Leaky, "test_splits_do_not_overlap"),
         (CalibratedOnValidation, "test_splits_do_not_overlap"),

@@ -1,0 +1,106 @@
+"""Workloads whose networks take several inputs, from the loader to the quality; and those that cannot be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from qsearch.campaign import layers_of
+from qsearch.errors import DataError
+from qsearch.evaluate.ptq import PostTraining
+from qsearch.space import SearchSpace, build_space
+from qsearch.testing.evaluator import EvaluatorContract
+from qsearch.testing.workload import WorkloadContract
+
+
+class Joined(nn.Module):
+    """A picture and a few numbers beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 3)
+        self.head = nn.Linear(4 + 3, 2)
+
+    def forward(self, picture: Tensor, numbers: Tensor) -> Tensor:
+        return self.head(torch.cat([self.conv(picture).relu().mean(-1), numbers], 1))
+
+
+class Pairs:
+    """Its samples are ((picture, numbers), label), which torch's default loader collates to lists."""
+
+    name = "pairs"
+    metric = "accuracy"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        pictures, numbers = torch.randn(60, 2, 9, generator=generator), torch.randn(60, 3, generator=generator)
+        labels = (numbers.sum(1) + pictures.sum((1, 2)) > 0).long()
+        self.samples = [((pictures[i], numbers[i]), labels[i]) for i in range(60)]
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Joined().eval()
+
+    def calibration(self) -> DataLoader[Any]:
+        return DataLoader(self.samples[:20], batch_size=8)
+
+    def validation(self) -> DataLoader[Any]:
+        return DataLoader(self.samples[20:40], batch_size=8)
+
+    def test(self) -> DataLoader[Any]:
+        return DataLoader(self.samples[40:], batch_size=8)
+
+    def train(self) -> None:
+        return None
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(output, target)
+
+    def score(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.argmax(1) == target).float()
+
+
+class TestPairsWorkload(WorkloadContract):
+    def workload(self) -> Pairs:
+        return Pairs()
+
+
+class TestPairsEvaluator(EvaluatorContract):
+    def evaluator(self) -> PostTraining:
+        workload = Pairs()
+        return PostTraining(workload, layers_of(workload), PostTraining.Options(batch_size=7))
+
+    def space(self) -> SearchSpace:
+        return build_space(layers_of(Pairs()), weight_bits=[2, 4, 8], activation_bits=[4, 8])
+
+
+def test_layers_are_found_on_a_collated_batch() -> None:
+    conv, head = layers_of(Pairs())
+    assert (conv.name, conv.macs, head.name, head.macs) == ("conv", 7 * 4 * 2 * 3, "head", 14)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "calibration loader of workload 'pairs' is empty"),
+        ([{"picture": torch.zeros(4, 2, 9), "label": torch.zeros(4)}], r"must yield \(input, target\).*got dict"),
+        ([({"picture": torch.zeros(4, 2, 9)}, torch.zeros(4))], r"must yield \(input, target\).*got \(dict, Tensor\)"),
+        ([torch.zeros(4, 2, 9)], r"must yield \(input, target\).*got Tensor"),
+        ([(torch.zeros(4, 2, 9), torch.zeros(4))], "must run on the example input.*missing 1 required"),
+    ],
+    ids=["empty", "dict", "dict of inputs", "no target", "an input missing"],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(batches: list[Any], message: str) -> None:
+    class Other(Pairs):
+        def calibration(self) -> Any:
+            return batches
+
+    with pytest.raises(DataError, match=message) as caught:
+        layers_of(Other())
+    assert "\n" not in str(caught.value)
