@@ -226,7 +226,7 @@ def dashboard(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="workloads, hardware, searchers, evaluators, sensitivities or all.")
+        str, typer.Argument(help="workloads, hardware, searchers, evaluators, sensitivities, rewards or all.")
     ] = "all",
     as_json: JsonOption = False,
 ) -> None:
@@ -240,6 +240,7 @@ def list_(
         "searchers": "searchers",
         "evaluators": "evaluators",
         "sensitivities": "sensitivities",
+        "rewards": "rewards",
     }
     if what not in {*seams, "all"}:
         raise ConfigError(f"unknown kind {what!r}", fix=nearest(what, [*seams, "all"]))

@@ -8,16 +8,23 @@ b      bits, shape (n,)
 h      curvatures, shape (n,): how much a site minds being quantised
 e      quantisation error of a site, 2^(−b)
 J      interactions, shape (n, n), symmetric, zero diagonal; 0 in the separable problem
+K      kernels of a site with bits of their own, b_k
+σ²     variances of the kernels of a site, shape (K,)
+κ      steepness of the accuracy, 1 but for bits per kernel
 =====  =================================================================================
 
-    loss = Σ_i h_i e_i² + Σ_{i<j} J_ij e_i e_j,          accuracy = exp(−loss)
+    loss = Σ_i h_i e_i² + Σ_{i<j} J_ij e_i e_j,          accuracy = exp(−κ·loss)
+
+    e_i² = Σ_k σ_k²·4^(−b_k) / Σ_k σ_k²                  for a site with bits per kernel
 
 The separable problem is the one that rate allocation solves; the coupled one is positive semi-definite, with
-interactions of both signs, so that damages measured one at a time mislead.
+interactions of both signs, so that damages measured one at a time mislead. The problem of bits per kernel is separable
+too, and its optimum is known by dynamic programming for any number of kernels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +37,7 @@ from qsearch.errors import EvaluationError
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, Evaluator, Probe
-from qsearch.space import SearchSpace, build_space
+from qsearch.space import SearchSpace, Variable, build_space
 from qsearch.trial import Quality
 
 ACCURACY = (Objective("accuracy", "maximize"),)
@@ -68,20 +75,22 @@ class QuadraticEvaluator(Evaluator):
         curvature: h, shape (n,), one per variable of the space.
         interaction: J, shape (n, n); None for none.
         fails_at: numbers of the calls that raise, from 0.
+        variances: variable → σ², shape (K,); kernels of a variable that is not in it are alike.
+        steepness: κ.
     """
 
     space: SearchSpace
     curvature: Floats
     interaction: Floats | None = None
     fails_at: frozenset[int] = frozenset()
+    variances: Mapping[str, Floats] = field(default_factory=dict)
+    steepness: float = 1.0
     calls: int = field(default=0, init=False)
 
     def losses(self, x: NDArray[np.int64]) -> Floats:
         """Loss of a batch of index vectors, shape (A, D) → (A,)."""
         bits = self.space.bits(x)
-        return self._loss(
-            np.stack([np.mean(4.0 ** -bits[v.name].astype(float), axis=1) for v in self.space.variables], 1)
-        )
+        return self._loss(np.stack([self._squared(v, bits[v.name]) for v in self.space.variables], axis=1))
 
     def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
         """Quality of an assignment, of a made-up thousand samples.
@@ -93,7 +102,7 @@ class QuadraticEvaluator(Evaluator):
         if self.calls - 1 in self.fails_at:
             raise EvaluationError("made to fail", got=f"call {self.calls - 1}")
         loss = self._assignment_loss(assignment)
-        accuracy = float(np.exp(-loss))
+        accuracy = float(np.exp(-self.steepness * loss))
         return Quality(accuracy, loss, 1000, (accuracy * (1 - accuracy) / 1000) ** 0.5)
 
     def probe(self, assignment: BitAssignment) -> Probe:
@@ -101,12 +110,24 @@ class QuadraticEvaluator(Evaluator):
         loss = self._assignment_loss(assignment)
         return Probe(loss, max(loss, 0.0), 1000)
 
+    def weight_errors(self, site: str, bits: int) -> Floats:
+        """σ²·4^(−b) of each kernel of a site, shape (K,); one-at-a-time sensitivity shares damage by them."""
+        variable = next(v for v in self.space.variables if site in v.sites)
+        return self._variances(variable) * 4.0**-bits
+
     def _assignment_loss(self, assignment: BitAssignment) -> float:
-        bits = [assignment.vector(v.name, v.length).astype(float) for v in self.space.variables]
-        return float(self._loss(np.asarray([[np.mean(4.0**-b) for b in bits]]))[0])
+        squared = [self._squared(v, assignment.vector(v.name, v.length)[None])[0] for v in self.space.variables]
+        return float(self._loss(np.asarray([squared]))[0])
+
+    def _variances(self, variable: Variable) -> Floats:
+        return np.asarray(self.variances.get(variable.name, np.ones(variable.length)), dtype=np.float64)
+
+    def _squared(self, variable: Variable, bits: BitArray) -> Floats:
+        """e² of a variable from its bits, shape (A, K) → (A,)."""
+        return np.average(4.0 ** -bits.astype(float), axis=1, weights=self._variances(variable))
 
     def _loss(self, squared: Floats) -> Floats:
-        """Loss from the squared errors e², shape (A, n) → (A,); kernels of a site count by their mean."""
+        """Loss from the squared errors e², shape (A, n) → (A,)."""
         errors = np.sqrt(squared)
         loss = squared @ self.curvature
         if self.interaction is not None:
@@ -136,6 +157,71 @@ def coupled(
 ) -> tuple[Problem, QuadraticEvaluator]:
     """The same with interactions between all pairs of sites."""
     return _problem(layers, choices, budget, objectives, seed, coupling=1.0)
+
+
+def kernels(
+    count: int | Sequence[int] = 64,
+    *,
+    choices: Sequence[int] = range(9),
+    mean: float = 4.0,
+    seed: int = 0,
+) -> tuple[Problem, QuadraticEvaluator]:
+    """Bits per kernel of one linear layer or several, under a size of at most ``mean`` bits per weight.
+
+    The loss is Σ_k σ_k²·4^(−b_k) / Σ_k σ_k² over the kernels of all layers: 1 at 0 bits everywhere. log2 σ of a kernel
+    is normal with deviation 1.5, so that optimal bits differ by several; layers of more than one also have scales of
+    their own, with deviation 1. The accuracy is exp(−κ·loss) with κ = 4^mean: 1/e for ``mean`` bits everywhere,
+    nearly 0 at 0 bits, and higher the better the bits are shared out. Activations are fixed at 8 bits.
+
+    Args:
+        count: kernels of the layer, or of each layer; all kernels have 8 weights.
+
+    The optimum is :func:`optimal_loss`.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = [count] if isinstance(count, int) else list(count)
+    network = linear_layers(sizes)
+    space = build_space(
+        network, weight_bits=choices, activation_bits=[8], granularity="kernel", fixed={"activations": 8}
+    )
+    scales = rng.normal(0.0, 1.0, size=len(sizes)) if len(sizes) > 1 else np.zeros(1)
+    variances = {
+        layer.weight_site: 4.0 ** (scale + rng.normal(0.0, 1.5, size=layer.kernels))
+        for layer, scale in zip(network, scales, strict=True)
+    }
+    totals = np.asarray([variance.sum() for variance in variances.values()])
+    limit = mean * sum(layer.params for layer in network)
+    bounds = (Bound("size", limit, False, f"size <= {mean:g} bits per weight"),)
+    problem = Problem(space, NetworkCost(WeightSize(), network, space), ACCURACY, bounds)
+    return problem, QuadraticEvaluator(space, totals / totals.sum(), variances=variances, steepness=4.0**mean)
+
+
+def optimal_loss(problem: Problem, evaluator: QuadraticEvaluator) -> float:
+    """The least loss within the size bounds of a problem without interactions, such as :func:`kernels`.
+
+    Exact for any choices and any sizes of kernels, by dynamic programming over the weights' bits; infinite where
+    nothing is within the bounds.
+
+    Raises:
+        ValueError: there are interactions.
+    """
+    if evaluator.interaction is not None:
+        raise ValueError("the least loss is known only where there are no interactions")
+    sites = {layer.weight_site: layer for layer in problem.layers}
+    weights = {v.name: sites[v.name].params // v.length for v in problem.space.variables}
+    highest = sum(v.choices[-1] * weights[v.name] * v.length for v in problem.space.variables)
+    limit = min([highest, *(bound.limit for bound in problem.bounds if bound.metric == "size")])
+    unit = math.gcd(*weights.values())
+    least = np.zeros(int(limit / unit * (1 + 1e-12)) + 1)  # at most so many units of size → the least loss so far
+    for variable, curvature in zip(problem.space.variables, evaluator.curvature, strict=True):
+        shares = evaluator.weight_errors(variable.name, 0)
+        for share in curvature * shares / shares.sum():
+            spent = np.full((len(variable.choices), len(least)), np.inf)
+            for row, bits in enumerate(variable.choices):
+                used = bits * weights[variable.name] // unit
+                spent[row, used:] = least[: max(0, len(least) - used)] + share * 4.0**-bits
+            least = spent.min(axis=0)
+    return float(least[-1])
 
 
 def linear_layers(sizes: Sequence[int]) -> tuple[Layer, ...]:

@@ -12,6 +12,8 @@ What stands beside the order:
 - ``testing`` knows rooms up to the evaluators, and pytest; no other room knows it.
 - ``campaign`` uses ``quantize.trace`` as a library: it is no plug-in.
 - A plug-in's module is imported by its own room only; everyone else finds it through the registry.
+- ``envs`` and ``agents`` stand at the top of the tree, with links to them within ``qsearch``: ``agents`` beside
+  ``evaluate``, above the environments that it plays.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("protocols",),
     ("registry",),
     ("oracle",),
-    ("hardware", "quantize", "sensitivity", "search"),
+    ("hardware", "quantize", "sensitivity", "search", "envs"),
     ("models",),
-    ("evaluate", "workloads"),
+    ("evaluate", "workloads", "agents"),
     ("testing", "serialise"),
     ("ledger", "config"),
     ("run",),
@@ -55,17 +57,35 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 CORE = {room for rooms in ORDER[: LEVEL["projection"] + 1] for room in rooms}
 
 HEAVY: dict[str, set[str]] = {
-    "torch": {"quantize", "sensitivity", "models", "evaluate", "workloads", "testing"},
+    "torch": {"quantize", "sensitivity", "models", "evaluate", "workloads", "testing", "agents"},
+    "gymnasium": {"envs", "agents"},
+    "stable_baselines3": {"agents"},
+    "sb3_contrib": {"agents"},
     "optuna": {"search", "ledger", "report", "dashboard"},
     "optuna_dashboard": {"dashboard"},
     "matplotlib": {"report"},
-    "scipy": {"search", "report"},
+    "scipy": {"search", "report", "agents"},
     "sklearn": {"workloads"},
     "pytest": {"testing"},
 }
 """Heavy or special modules, and the only rooms that may import them."""
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+OUTSIDE: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+    "package-dir"
+]
+"""Packages that do not stand where their name says → their folder."""
+
+
+def modules() -> list[Path]:
+    """Every module once, by the path of its name: that of a linked folder leads through the link."""
+    found = set(PACKAGE.rglob("*.py"))
+    for package, folder in OUTSIDE.items():
+        link = ROOT / Path(*package.split("."))
+        found |= {link / path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.py")}
+    return sorted(found)
+
+
+MODULES = modules()
 IDS = [path.relative_to(ROOT).as_posix() for path in MODULES]
 
 
@@ -138,6 +158,21 @@ def plugins() -> set[str]:
     return {value.partition(":")[0] for entries in groups.values() for value in entries.values()}
 
 
+def test_no_module_is_counted_twice() -> None:
+    assert len({path.resolve() for path in MODULES}) == len(MODULES)
+    assert {path.resolve() for path in MODULES} >= {path.resolve() for path in (ROOT / "envs").rglob("*.py")}
+    assert {"qsearch.envs", "qsearch.envs.base", "qsearch.agents"} <= NAMES
+
+
+@pytest.mark.parametrize("package", OUTSIDE)
+def test_packages_at_the_top_of_the_tree_are_linked_to(package: str) -> None:
+    """Type checkers, editors and editable installs follow the link; it leads within the tree, wherever that stands."""
+    link = ROOT / Path(*package.split("."))
+    assert link.is_symlink()
+    assert link.readlink() == Path("..") / OUTSIDE[package]
+    assert link.resolve() == ROOT / OUTSIDE[package]
+
+
 def test_every_room_has_its_place() -> None:
     rooms = {room(name) for name in NAMES} - {"qsearch"}
     assert rooms == set(LEVEL), "rooms without a line in ORDER, or lines without a room"
@@ -176,6 +211,10 @@ def test_the_plugins_are_modules_of_the_tree() -> None:
         ("qsearch.search.new", "def f():\n    from qsearch.campaign import Campaign"),
         ("qsearch.models.new", "from qsearch.workloads.base import Samples"),
         ("qsearch.campaign", "from qsearch.testing.problems import separable"),
+        ("qsearch.envs.new", "from qsearch.search.random import Random"),
+        ("qsearch.envs.new", "from qsearch.agents.replay import Replay"),
+        ("qsearch.search.new", "from qsearch.envs.base import BitwidthEnv"),
+        ("qsearch.agents.new", "from qsearch.evaluate.data import Split"),
         ("qsearch.run", "try:\n    import qsearch.sweep\nexcept ImportError:\n    pass"),
         ("qsearch.assignment", "from qsearch import Layer"),
         ("qsearch", "from qsearch.registry import load"),
@@ -191,6 +230,7 @@ def test_the_rule_sees_a_violation(importer: str, source: str) -> None:
         ("qsearch.costs", "if TYPE_CHECKING:\n    from qsearch.protocols import CostModel"),
         ("qsearch.workloads.new", "from qsearch.models.resnet_cifar import CifarResNet"),
         ("qsearch.hardware.new", "from qsearch.hardware.size import Size\nimport numpy, os.path"),
+        ("qsearch.agents.new", "from qsearch.envs.layerwise import LayerwiseEnv\nimport stable_baselines3"),
         ("qsearch.cli", "from qsearch import registry"),
     ],
 )
@@ -215,7 +255,7 @@ def test_importing_qsearch_is_light() -> None:
     assert not loaded_by(["qsearch", "qsearch.cli"])
 
 
-@pytest.mark.parametrize("name", ["core", "hardware", "search", "report"])
+@pytest.mark.parametrize("name", ["core", "hardware", "search", "envs", "report"])
 def test_rooms_without_torch_work_without_torch(name: str) -> None:
     rooms = {*CORE, "protocols", "registry", "oracle"} if name == "core" else {name}
     modules = sorted(module for module in NAMES if room(module) in rooms)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +18,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from setuptools import find_packages
 
 import qsearch
 from qsearch import registry
@@ -24,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "qsearch"
 CONFIG: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = CONFIG["project"]
+SETUPTOOLS: dict[str, Any] = CONFIG["tool"]["setuptools"]
+OUTSIDE: dict[str, str] = SETUPTOOLS["package-dir"]
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
 DEV_REQUIREMENTS = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 GROUPS: dict[str, dict[str, str]] = PROJECT["entry-points"]
@@ -33,8 +37,20 @@ PARTS = {"pydantic_core": "pydantic"}  # imported by name, but versioned and bro
 REINSTALL = "the installed metadata is stale: pip install -e '.[dev]'"
 
 
-def shipped_files() -> list[Path]:
-    return [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+def folder_of(package: str) -> Path:
+    """Where the files of a package are."""
+    return ROOT / OUTSIDE.get(package, package.replace(".", "/"))
+
+
+def shipped_files() -> dict[Path, Path]:
+    """File within ``site-packages`` → file of the tree; every file once, linked folders by the place they install to."""
+    trees = {"qsearch": PACKAGE, **{package: folder_of(package) for package in OUTSIDE}}
+    return {
+        Path(*package.split(".")) / path.relative_to(folder): path
+        for package, folder in trees.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def pins() -> dict[str, Version]:
@@ -60,40 +76,77 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
     yield from {name for name, _ in seen}
 
 
-def test_setuptools_finds_every_folder_that_holds_modules() -> None:
-    include = CONFIG["tool"]["setuptools"]["packages"]["find"]["include"]
-    found = set(find_packages(str(ROOT), include=include))
+def test_every_folder_that_holds_modules_is_listed() -> None:
+    """In order, each once; folders below ``envs`` and ``agents`` too."""
+    listed: list[str] = SETUPTOOLS["packages"]
+    assert listed == sorted(set(listed))
     folders = {path.parent for path in shipped_files() if path.suffix == ".py"}
-    assert found == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert all((folder / "__init__.py").is_file() for folder in folders)
+    assert set(listed) == {".".join(folder.parts) for folder in folders}
+    assert all((folder_of(package) / "__init__.py").is_file() for package in listed)
+
+
+def test_packages_that_stand_elsewhere_are_listed_too() -> None:
+    """``envs`` and ``agents`` of the top of the tree install within qsearch."""
+    assert OUTSIDE == {"qsearch.agents": "agents", "qsearch.envs": "envs"}
+    assert set(OUTSIDE) <= set(SETUPTOOLS["packages"])
+    assert len({path.resolve() for path in shipped_files().values()}) == len(shipped_files())
 
 
 def test_nothing_but_qsearch_is_put_at_the_top_of_site_packages() -> None:
-    include = CONFIG["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert {name.partition(".")[0] for name in find_packages(str(ROOT), include=include)} == {"qsearch"}
+    assert {name.partition(".")[0] for name in SETUPTOOLS["packages"]} == {"qsearch"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names of the files in a wheel of the tree as it is, built with the setuptools that is installed here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source, names = folder / "source", ("pyproject.toml", "README.md", "LICENSE", "qsearch", *OUTSIDE.values())
+    source.mkdir()
+    for name in names:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source / name)
+    build = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)], cwd=source, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_every_file_once(wheel: list[str]) -> None:
+    held = [name for name in wheel if ".dist-info/" not in name]
+    assert sorted(held) == sorted(path.as_posix() for path in shipped_files())
+    assert {"qsearch/envs/base.py", "qsearch/agents/__init__.py"} <= set(held)
+
+
+def test_the_wheel_puts_nothing_but_qsearch_at_the_top(wheel: list[str]) -> None:
+    assert {name.partition("/")[0] for name in wheel} == {"qsearch", f"qsearch-{qsearch.__version__}.dist-info"}
 
 
 def test_every_file_that_is_no_module_is_package_data() -> None:
-    patterns: dict[str, list[str]] = CONFIG["tool"]["setuptools"]["package-data"]
+    files = shipped_files()
     matched = {
-        path
-        for package, globs in patterns.items()
+        Path(*package.split(".")) / path.relative_to(folder_of(package))
+        for package, globs in SETUPTOOLS["package-data"].items()
         for glob in globs
-        for path in (ROOT / Path(*package.split("."))).glob(glob)
+        for path in folder_of(package).glob(glob)
     }
-    data = {path for path in shipped_files() if path.suffix != ".py"}
+    data = {path for path in files if path.suffix != ".py"}
     assert matched == data
-    names = {path.relative_to(PACKAGE).as_posix() for path in data}
-    assert {"py.typed", "template.yaml", "report/page.html", "report/page.css"} <= names
+    names = {path.as_posix() for path in data}
+    assert {f"qsearch/{name}" for name in ("py.typed", "template.yaml", "report/page.html", "report/page.css")} <= names
 
 
 def test_every_data_pattern_matches_a_file() -> None:
-    patterns: dict[str, list[str]] = CONFIG["tool"]["setuptools"]["package-data"]
     empty = [
         (package, glob)
-        for package, globs in patterns.items()
+        for package, globs in SETUPTOOLS["package-data"].items()
         for glob in globs
-        if not any((ROOT / Path(*package.split("."))).glob(glob))
+        if not any(folder_of(package).glob(glob))
     ]
     assert not empty
 
@@ -131,7 +184,7 @@ def test_every_import_is_a_declared_requirement() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     providers = metadata.packages_distributions()
     missing = {}
-    for path in PACKAGE.rglob("*.py"):
+    for path in (path for path in shipped_files().values() if path.suffix == ".py"):
         for module in imported(path) - sys.stdlib_module_names - NOT_OURS - {"qsearch", "_typeshed"}:
             names = [*providers.get(module, []), PARTS.get(module, module)]
             if not {canonicalize_name(name) for name in names} & declared:

@@ -1,0 +1,120 @@
+"""``HaqDDPG``: Stable-Baselines3's DDPG with the exploration of HAQ (Wang et al., CVPR 2019).
+
+Notation
+
+=====  ============================================================================
+e      episode, from 0;  w, episodes of the warm-up
+μ      action of the actor, in [0, 1]
+σ_e    scale of the exploration, σ_0 · decay^(e − w)
+=====  ============================================================================
+
+Actions are uniform in the warm-up, then drawn from the normal distribution N(μ, σ_e²) truncated to [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+from stable_baselines3 import DDPG
+from stable_baselines3.common.utils import polyak_update
+
+FINAL_SHARE = 0.99**580
+"""σ at the end of HAQ's 600 episodes (20 of them warm-up), as a share of its first value."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How far actions stray from the policy."""
+
+    warmup: int
+    noise: float
+    decay: float
+
+    @classmethod
+    def over(cls, horizon: int, warmup: int | None, noise: float, decay: float | None) -> Exploration:
+        """HAQ's schedule, scaled to a number of episodes: what is not given keeps its share of them."""
+        warmup = min(20, horizon // 4) if warmup is None else warmup
+        if decay is None:
+            decay = float(FINAL_SHARE ** (1 / max(horizon - warmup, 1)))
+        return cls(warmup, noise, decay)
+
+    def scale(self, episode: int) -> float:
+        """σ_e; infinite in the warm-up."""
+        return np.inf if episode < self.warmup else self.noise * self.decay ** (episode - self.warmup)
+
+    def draw(self, means: NDArray[Any], episode: int) -> NDArray[np.float32]:
+        """Actions around the means μ, any shape, in [0, 1]."""
+        uniform = np.random.random_sample(means.shape)  # the agent's stream: see randomness.py
+        scale = self.scale(episode)
+        if np.isinf(scale):
+            return uniform.astype(np.float32)
+        return truncated_normal(means, max(scale, 1e-6), uniform).astype(np.float32)
+
+
+def truncated_normal(mean: NDArray[Any], scale: float, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quantiles ``uniform`` of the normal distribution N(mean, scale²) truncated to [0, 1]."""
+    low, high = ndtr((0.0 - mean) / scale), ndtr((1.0 - mean) / scale)
+    return np.asarray(np.clip(mean + scale * ndtri(low + uniform * (high - low)), 0.0, 1.0))
+
+
+class HaqDDPG(DDPG):
+    """DDPG that explores as HAQ does; ``exploration`` and ``actor_rate`` must be set before it learns."""
+
+    exploration: Exploration
+    actor_rate: float
+    anchor: float = 0.0
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        """The critic's rate is the model's; the actor has its own."""
+        super()._update_learning_rate(optimizers)
+        for group in self.actor.optimizer.param_groups:
+            group["lr"] = self.actor_rate
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Action in the environment's range, and in the buffer's, −1 to 1."""
+        assert self._last_obs is not None
+        means, _ = self.predict(self._last_obs, deterministic=True)
+        action = self.exploration.draw(means, self._episode_num)
+        return action, self.policy.scale_action(action)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """As Stable-Baselines3; with an ``anchor`` a, the actor's loss is −Q / mean |Q| + a·(μ(s) − action)².
+
+        Fujimoto & Gu (NeurIPS 2021), eq. 3: where the replay shows little but what one policy did, a critic knows nothing
+        of other actions, and an actor that follows it leaves what is known.
+        """
+        if self.anchor == 0:
+            super().train(gradient_steps, batch_size)
+            return
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
+        for _ in range(gradient_steps):
+            self._n_updates += 1
+            batch = self.replay_buffer.sample(batch_size)
+            with torch.no_grad():
+                after = self.critic_target.q1_forward(
+                    batch.next_observations, self.actor_target(batch.next_observations)
+                )
+                target = batch.rewards + (1 - batch.dones) * self.gamma * after
+            known = self.critic.q1_forward(batch.observations, batch.actions)
+            _step(self.critic.optimizer, torch.nn.functional.mse_loss(known, target))
+            action = self.actor(batch.observations)
+            value = self.critic.q1_forward(batch.observations, action)
+            near = torch.nn.functional.mse_loss(action, batch.actions)
+            _step(self.actor.optimizer, -value.mean() / value.abs().mean().detach() + self.anchor * near)
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            polyak_update(self.actor.parameters(), self.actor_target.parameters(), self.tau)
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    optimizer.step()

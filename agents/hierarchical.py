@@ -1,0 +1,258 @@
+"""``hierarchical-ddpg``: goals for layers, bits for kernels, both learnt (AutoQ; Lou et al., ICLR 2020).
+
+Notation
+
+=====  ==========================================================================================
+e      episode
+g      goal of a layer: the mean bits of its kernels
+eR     extrinsic reward, of the whole episode;  iR, intrinsic reward of a layer
+ζ_e    share of eR in iR, rising over the episodes
+=====  ==========================================================================================
+
+The upper level sees layers and decides (g, activation bits); it earns eR, shared among the layers. The lower level sees
+kernels and decides their bits; each kernel of a layer earns iR = −(1 − ζ)·|g − mean bits| + ζ·eR. Both are
+:class:`qsearch.agents.haq.HaqDDPG`. Goals in the upper level's replay are relabelled (:mod:`qsearch.agents.relabel`).
+
+The lower level does not look ahead (γ = 0): its reward says of every kernel what came of the layer, and the goal that is
+left over is in what the next kernel sees. The sizes of the schedules of ζ are the paper's (0.1 to 0.8 [M]).
+
+``mode`` is AutoQ's: ``resource-constrained`` rewards accuracy alone, within the problem's bounds; ``accuracy-guaranteed``
+rewards accuracy, latency and energy together and needs no bound. Without a mode, ``reward`` decides. 0 among the
+weight bits lets a kernel be pruned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from qsearch.agents import store
+from qsearch.agents.checks import check
+from qsearch.agents.cloning import clone, examples
+from qsearch.agents.controllers import Learned, WaterFilling
+from qsearch.agents.ddpg import EPISODES_KEPT, LearnerOptions, exploration_of, make_learner
+from qsearch.agents.goals import GoalReplay
+from qsearch.agents.haq import Exploration
+from qsearch.agents.options import KernelOptions
+from qsearch.agents.randomness import Streams
+from qsearch.agents.relabel import LayerRecord
+from qsearch.agents.replay import credited
+from qsearch.agents.session import Episodes, Guarded, agent_folder, horizon, nothing_to_decide, settings
+from qsearch.agents.tensorboard import logger
+from qsearch.envs.controllers import Controller, GoalTracking
+from qsearch.envs.hierarchical import HierarchicalEnv
+from qsearch.errors import BudgetExhausted, UserError
+from qsearch.problem import Problem
+from qsearch.protocols import Oracle, Searcher, SensitivityTable
+
+log = logging.getLogger(__name__)
+
+CLOSE = 0.02
+"""Exploration around a copy of water-filling: a fifth of a choice of nine."""
+ANCHOR = 100.0
+"""How firmly such a copy is held to what was executed (:meth:`HaqDDPG.train`): a critic that has seen little undoes it."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+KERNELS_KEPT = 65_536
+"""Most transitions in the lower level's replay."""
+
+
+class HierarchicalDdpg(Searcher):
+    """Two deep deterministic policy gradients: goals for layers, bits for kernels."""
+
+    stochastic = True
+
+    class Options(KernelOptions, LearnerOptions):
+        budget: Literal["project", "mask"] = "mask"
+        """How cost bounds are kept; with ``mask``, goals stay within them too, see :mod:`qsearch.envs.base`."""
+        mode: Literal["accuracy-guaranteed", "resource-constrained"] | None = None
+        """AutoQ's reward in one of its two modes, in place of ``reward``."""
+        controller: Literal["learned", "water-filling", "goal-tracking"] = "learned"
+        """Who gives kernels their bits."""
+        start: Literal["water-filling", "scratch"] = "water-filling"
+        """What a learned controller begins as: a copy of water-filling, where it has sensitivities, or nothing."""
+        kernel_noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+        """Scale of the lower level's exploration after the warm-up; ``noise``, or 0.02 around a copy of water-filling."""
+        zeta: tuple[Share, Share] = (0.1, 0.8)
+        """ζ in the first and in the last episode."""
+        relabel: int = Field(default=32, ge=0)
+        """Transitions whose goals are relabelled after an episode."""
+        kernel_updates: int | None = Field(default=None, ge=1)
+        """Updates of the lower level after an episode; as many as there are kernels, up to 256."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
+    def check(self, problem: Problem) -> None:
+        """Raise :class:`qsearch.errors.UserError` unless what the options name is there."""
+        check(self.options, problem, "goals", "kernels")
+
+    def search(self, oracle: Oracle) -> None:
+        """Learn, episode by episode, until the budget is spent or nothing new is found."""
+        if nothing_to_decide(oracle):
+            return
+        with Streams(oracle.seed) as streams:
+            guarded = Guarded(oracle, streams)
+            agent = Agent(guarded, self.options)
+            episodes = Episodes(guarded, self.options.patience)
+            try:
+                while not episodes.over:
+                    episodes.ended(agent.episode(episodes.count))
+            except BudgetExhausted:
+                pass
+            finally:
+                agent.save()
+
+
+def kernel_decisions(env: HierarchicalEnv) -> NDArray[np.int64]:
+    """Decisions that the lower level takes, of all that the kernel-wise environment has."""
+    weights = [step.weight for step in env.steps if step.weight is not None]
+    return np.concatenate([np.arange(v.start, v.start + v.length) for v in weights] or [np.zeros(0, dtype=np.int64)])
+
+
+def layer_records(env: HierarchicalEnv, info: Mapping[str, Any]) -> list[LayerRecord | None]:
+    """What became of each step's goal in an episode, by the ``info`` of its last step."""
+    found: list[LayerRecord | None] = []
+    for step in env.steps:
+        if step.weight is None:
+            found.append(None)
+            continue
+        span, choices = step.weight.slice, step.weight.choices
+        bits = np.asarray(choices, dtype=np.float64)[info["executed"][span]]
+        seen, taken = info["kernel_observations"][span], info["kernel_actions"][span, 0]
+        found.append(LayerRecord(seen, taken, bits, choices))
+    return found
+
+
+class Agent:
+    """Both levels and their environment."""
+
+    def __init__(self, oracle: Guarded, options: HierarchicalDdpg.Options) -> None:
+        self._oracle, self._options = oracle, options
+        table = self._table()
+        self.env = HierarchicalEnv(oracle, sensitivity=table, **self._settings())
+        self._horizon = horizon(oracle, options.episodes)
+        exploration = exploration_of(options, self._horizon, trained=options.init is not None)
+        self._kernels = kernel_decisions(self.env)
+        learned = options.controller == "learned" and len(self._kernels) > 0 and options.init is None
+        self._cloned = learned and options.start == "water-filling" and table is not None
+        steps, kernels = len(self.env.steps), max(len(self._kernels), 1)
+        self.high = make_learner(
+            DummyVecEnv([lambda: self.env]),
+            options,
+            exploration,
+            replay=GoalReplay,
+            capacity=EPISODES_KEPT * steps,
+        )
+        self.low = make_learner(
+            DummyVecEnv([lambda: self.env.kernels]),
+            options,
+            self._kernel_exploration(exploration),
+            capacity=min(EPISODES_KEPT * kernels, KERNELS_KEPT),
+            gamma=0.0,
+        )
+        if self._cloned and table is not None:
+            self.low.anchor = ANCHOR
+            error = clone(self.low, *examples(self.env, table, self._kernels))
+            log.debug("water-filling copied to within %.3f of an action", error)
+        self._updates = options.updates or steps, options.kernel_updates or min(kernels, 256)
+        self.controller = self._controller(table)
+        self.env.controller = self.controller
+        self.high.set_logger(logger(options.tensorboard, "hierarchical-ddpg-goals"))
+        self.low.set_logger(logger(options.tensorboard, "hierarchical-ddpg-kernels"))
+        if options.init is not None:
+            store.load(self.high, options.init, "goals")
+            store.load(self.low, options.init, "kernels")
+
+    def episode(self, number: int) -> float:
+        """One episode, and what is learnt from it; the extrinsic reward."""
+        self.env.kernels.zeta = self._zeta(number)
+        if isinstance(self.controller, Learned):
+            self.controller.episode = number
+        observation, _ = self.env.reset()
+        done = False
+        while not done:
+            mean, _ = self.high.predict(observation, deterministic=True)
+            observation, reward, done, _, info = self.env.step(self.high.exploration.draw(mean, number))
+        self._remember(reward, info)
+        if number >= self.high.exploration.warmup:
+            self._learn()
+        self.high.logger.record("rollout/reward", reward)
+        for model in (self.high, self.low):
+            model.logger.dump(number)
+        return reward
+
+    def save(self) -> None:
+        """Keep both levels in the run's folder."""
+        store.save(self.high, agent_folder(self._oracle), "goals")
+        store.save(self.low, agent_folder(self._oracle), "kernels")
+
+    def _remember(self, reward: float, info: dict[str, Any]) -> None:
+        count = len(self.env.steps)
+        ends = np.zeros(count, dtype=np.float32)
+        ends[-1] = 1.0
+        replay = self.high.replay_buffer
+        assert isinstance(replay, GoalReplay)
+        replay.extend_with_records(
+            info["executed_observations"],
+            info["executed_actions"],
+            credited(reward, count, self._options.credit),
+            ends,
+            layer_records(self.env, info),
+        )
+        if isinstance(self.controller, Learned):
+            chosen = self._kernels
+            self.low.replay_buffer.extend(  # type: ignore[union-attr]
+                info["kernel_observations"][chosen],
+                info["kernel_actions"][chosen],
+                info["intrinsic"][chosen].astype(np.float32),
+                np.ones(len(chosen), dtype=np.float32),
+            )
+
+    def _learn(self) -> None:
+        if isinstance(self.controller, Learned) and len(self._kernels):
+            self.low.train(self._updates[1], self.low.batch_size)
+            replay = self.high.replay_buffer
+            assert isinstance(replay, GoalReplay)
+            replay.relabel(self.controller.policy, self._options.relabel)
+        self.high.train(self._updates[0], self.high.batch_size)
+
+    def _kernel_exploration(self, upper: Exploration) -> Exploration:
+        """A copy of water-filling is explored around from the first episode on."""
+        if self._cloned:
+            return replace(upper, warmup=0, noise=self._options.kernel_noise or CLOSE)
+        return replace(upper, noise=self._options.kernel_noise or upper.noise)
+
+    def _zeta(self, number: int) -> float:
+        first, last = self._options.zeta
+        return first + (last - first) * min(number / max(self._horizon - 1, 1), 1.0)
+
+    def _table(self) -> SensitivityTable | None:
+        name = self._options.sensitivity
+        if name is None:
+            if self._options.controller == "water-filling":
+                raise UserError(
+                    "water-filling needs sensitivities", got="sensitivity: null", fix="leave the option out"
+                )
+            return None
+        return self._oracle.sensitivity(name, self._options.sensitivity_options)
+
+    def _settings(self) -> dict[str, Any]:
+        found = settings(self._options)
+        if self._options.mode is not None:
+            found |= {"reward": "autoq", "reward_options": {"mode": self._options.mode}}
+        return found
+
+    def _controller(self, table: SensitivityTable | None) -> Controller:
+        if self._options.controller == "water-filling":
+            assert table is not None
+            return WaterFilling(table)
+        return Learned(self.low) if self._options.controller == "learned" else GoalTracking()
