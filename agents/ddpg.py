@@ -24,11 +24,13 @@ from qsearch.agents.randomness import Streams
 from qsearch.agents.replay import Credit, EpisodeReplay
 from qsearch.agents.session import Episodes, Guarded, agent_folder, environment, horizon, nothing_to_decide
 from qsearch.agents.tensorboard import logger
+from qsearch.envs.actions import to_actions
 from qsearch.envs.base import BitwidthEnv
 from qsearch.errors import BudgetExhausted
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.draws import uniform_vectors
 
 EPISODES_KEPT = 128
 """Length of HAQ's replay."""
@@ -39,6 +41,8 @@ NOISE, NOISE_AROUND_TRAINED = 0.5, 0.15
 class LearnerOptions(PluginOptions):
     """HAQ's learner, of which a hierarchical agent has two."""
 
+    warm_start: bool = False
+    """Begin with the uniform assignments, highest first: what is found is never worse than they are."""
     warmup_episodes: int | None = Field(default=None, ge=0)
     """Episodes of uniform actions; 20, or a quarter of the episodes if that is less; none with ``init``."""
     noise: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -98,6 +102,10 @@ class Ddpg(Searcher):
             updates=options.updates or count,
         )
         model.learning_starts = exploration.warmup * count
+        if options.warm_start:
+            starts, counts = made.schedule.starts, made.schedule.counts
+            uniform = uniform_vectors(oracle.problem.space)
+            model.script = [to_actions(x[starts], counts)[:, None] for x in uniform]
         model.set_logger(logger(options.tensorboard, "ddpg"))
         if options.init is not None:
             store.load(model, options.init)

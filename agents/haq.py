@@ -13,6 +13,7 @@ Actions are uniform in the warm-up, then drawn from the normal distribution N(μ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +64,15 @@ def truncated_normal(mean: NDArray[Any], scale: float, uniform: NDArray[np.float
 
 
 class HaqDDPG(DDPG):
-    """DDPG that explores as HAQ does; ``exploration`` and ``actor_rate`` must be set before it learns."""
+    """DDPG that explores as HAQ does; ``exploration`` and ``actor_rate`` must be set before it learns.
+
+    ``script`` holds actions in [0, 1] of the first episodes, shape (T, A) each: what to begin with in place of chance.
+    """
 
     exploration: Exploration
     actor_rate: float
     anchor: float = 0.0
+    script: Sequence[NDArray[np.float32]] = ()
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """The critic's rate is the model's; the actor has its own."""
@@ -80,6 +85,10 @@ class HaqDDPG(DDPG):
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Action in the environment's range, and in the buffer's, −1 to 1."""
         assert self._last_obs is not None
+        if self._episode_num < len(self.script):
+            episode = self.script[self._episode_num]
+            action = episode[self.num_timesteps % len(episode)][None]
+            return action, self.policy.scale_action(action)
         means, _ = self.predict(self._last_obs, deterministic=True)
         action = self.exploration.draw(means, self._episode_num)
         return action, self.policy.scale_action(action)

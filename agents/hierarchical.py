@@ -46,11 +46,14 @@ from qsearch.agents.relabel import LayerRecord
 from qsearch.agents.replay import credited
 from qsearch.agents.session import Episodes, Guarded, agent_folder, horizon, nothing_to_decide, settings
 from qsearch.agents.tensorboard import logger
+from qsearch.envs.actions import position_of, to_action
+from qsearch.envs.base import Observation
 from qsearch.envs.controllers import Controller, GoalTracking
 from qsearch.envs.hierarchical import HierarchicalEnv
 from qsearch.errors import BudgetExhausted, UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher, SensitivityTable
+from qsearch.search.draws import uniform_vectors
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,17 @@ def kernel_decisions(env: HierarchicalEnv) -> NDArray[np.int64]:
     return np.concatenate([np.arange(v.start, v.start + v.length) for v in weights] or [np.zeros(0, dtype=np.int64)])
 
 
+def goals_of(env: HierarchicalEnv, x: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Actions of the upper level that ask for an index vector's mean bits, shape (D,) → (L, 2)."""
+    actions = np.zeros((len(env.steps), 2), dtype=np.float32)
+    for row, step in zip(actions, env.steps, strict=True):
+        if step.weight is not None:
+            row[0] = position_of(env.kernels.mean_bits(step.weight, x), step.weight.choices)
+        if step.activation is not None:
+            row[1] = to_action(int(x[step.activation.start]), len(step.activation.choices))
+    return actions
+
+
 def layer_records(env: HierarchicalEnv, info: Mapping[str, Any]) -> list[LayerRecord | None]:
     """What became of each step's goal in an episode, by the ``info`` of its last step."""
     found: list[LayerRecord | None] = []
@@ -163,6 +177,9 @@ class Agent:
             self.low.anchor = ANCHOR
             error = clone(self.low, *examples(self.env, table, self._kernels))
             log.debug("water-filling copied to within %.3f of an action", error)
+        if options.warm_start:
+            self.high.script = [goals_of(self.env, x) for x in uniform_vectors(oracle.problem.space)]
+        self.low.replay_buffer.baseline_rate = 0.0  # type: ignore[union-attr]  # with γ = 0 it only blurs the reward
         self._updates = options.updates or steps, options.kernel_updates or min(kernels, 256)
         self.controller = self._controller(table)
         self.env.controller = self.controller
@@ -180,8 +197,7 @@ class Agent:
         observation, _ = self.env.reset()
         done = False
         while not done:
-            mean, _ = self.high.predict(observation, deterministic=True)
-            observation, reward, done, _, info = self.env.step(self.high.exploration.draw(mean, number))
+            observation, reward, done, _, info = self.env.step(self._action(observation, number))
         self._remember(reward, info)
         if number >= self.high.exploration.warmup:
             self._learn()
@@ -189,6 +205,14 @@ class Agent:
         for model in (self.high, self.low):
             model.logger.dump(number)
         return reward
+
+    def _action(self, observation: Observation, number: int) -> NDArray[np.float32]:
+        """Goal and activation bits for the next layer, in [0, 1]."""
+        if number < len(self.high.script):
+            action: NDArray[np.float32] = self.high.script[number][self.env.position]
+            return action
+        mean, _ = self.high.predict(observation, deterministic=True)
+        return self.high.exploration.draw(mean, number)
 
     def save(self) -> None:
         """Keep both levels in the run's folder."""

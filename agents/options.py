@@ -21,7 +21,8 @@ class AgentOptions(PluginOptions):
     """Plug-in: ``objective``, ``haq``, ``releq``, ``autoq``, or ``path/to/file.py:Class``."""
     reward_options: dict[str, Any] = Field(default_factory=dict)
     episodes: int | None = Field(default=None, ge=1)
-    """Episodes over which schedules run; as many as the budget has evaluations, up to 600."""
+    """Episodes over which schedules run; as many as the budget has evaluations, up to 600. A run whose budget may be
+    raised later needs the number: another schedule would not replay what is recorded."""
     patience: int = Field(default=100, ge=1)
     """Episodes in a row without a new assignment that end the search."""
     tensorboard: Path | None = None

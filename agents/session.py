@@ -69,16 +69,15 @@ class Episodes:
     ``patience`` episodes in a row without a new trial end the search.
     """
 
-    def __init__(self, oracle: Oracle, patience: int, limit: int | None = None) -> None:
-        self._oracle, self._patience, self._limit = oracle, patience, limit
+    def __init__(self, oracle: Oracle, patience: int) -> None:
+        self._oracle, self._patience = oracle, patience
         self._trials, self._idle = 0, 0
         self.count = 0
 
     @property
     def over(self) -> bool:
-        """The budget is spent, the limit reached, or nothing new is found."""
-        reached = self._limit is not None and self.count >= self._limit
-        return reached or self._oracle.remaining == 0 or self._idle >= self._patience
+        """The budget is spent, or nothing new is found."""
+        return self._oracle.remaining == 0 or self._idle >= self._patience
 
     def ended(self, *rewards: float) -> None:
         """An episode has ended, or several side by side."""

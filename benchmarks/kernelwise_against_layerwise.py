@@ -46,18 +46,19 @@ SEARCHERS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
         "ilp": ("ilp", {}),
         "optuna, tpe": ("optuna", {"sampler": "tpe"}),
         "ddpg": ("ddpg", {}),
+        "ddpg, warm start": ("ddpg", {"warm_start": True}),
         "ppo": ("ppo", {}),
     },
     "kernel": {
         "random": ("random", {}),
         "water-filling": ("water-filling", {}),
-        "ddpg, flat": ("ddpg", {"updates": 64}),
+        "ddpg, flat, warm start": ("ddpg", {"updates": 64, "warm_start": True}),
         "ppo, flat": ("ppo", {}),
         "hierarchical-ddpg": ("hierarchical-ddpg", {"kernel_updates": 64}),
-        "hierarchical-ddpg, water-filling below": ("hierarchical-ddpg", {"controller": "water-filling"}),
+        "hierarchical-ddpg, warm start": ("hierarchical-ddpg", {"kernel_updates": 64, "warm_start": True}),
         "hierarchical-ddpg, accuracy-guaranteed": (
             "hierarchical-ddpg",
-            {"mode": "accuracy-guaranteed", "controller": "water-filling"},
+            {"mode": "accuracy-guaranteed", "controller": "water-filling", "warm_start": True},
         ),
     },
 }

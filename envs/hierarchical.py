@@ -94,6 +94,11 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
         return observation, reward, True, False, info
 
     @property
+    def position(self) -> int:
+        """The number of the next step."""
+        return self._t
+
+    @property
     def done(self) -> bool:
         """All layers are decided."""
         return self._t == len(self.steps)

@@ -231,7 +231,11 @@ class Oracle(Protocol):
 
 
 class Searcher(Protocol):
-    """A way to spend evaluations. Deterministic, given the oracle's seed and answers: resume is replay."""
+    """A way to spend evaluations. Deterministic, given the oracle's seed and answers: resume is replay.
+
+    One that cannot take every problem may have a method ``check(problem)``, which raises a
+    :class:`qsearch.errors.UserError`; it is called before anything is spent.
+    """
 
     stochastic: bool = True
     """Whether the seed changes what it does; if not, one run stands for all seeds."""

@@ -1,4 +1,4 @@
-"""Random draws from a search space, without repeats where the space is small enough to number.
+"""Random draws from a search space, without repeats where the space is small enough to number; and uniform assignments.
 
 Notation: x, an index vector of the space, shape (D,).
 """
@@ -49,3 +49,9 @@ def distinct_within_budget(problem: Problem, rng: np.random.Generator) -> Iterat
             repeats += 1
             if repeats >= REPEATS and problem.space.size > NUMBERED:
                 return
+
+
+def uniform_vectors(space: SearchSpace) -> list[NDArray[np.int64]]:
+    """Index vectors of the uniform assignments, highest first: where a search may begin."""
+    union = {bits for variable in space.variables for bits in variable.choices}
+    return [space.encode(space.uniform(bits)) for bits in sorted(union, reverse=True)]

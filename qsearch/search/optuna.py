@@ -28,12 +28,10 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from pydantic import Field
@@ -43,7 +41,7 @@ from qsearch.errors import ConfigError, nearest
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
-from qsearch.search.draws import distinct_within_budget
+from qsearch.search.draws import distinct_within_budget, uniform_vectors
 from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.space import SearchSpace
 from qsearch.trial import Trial
@@ -134,7 +132,7 @@ class OptunaSampler(Searcher):
         names = decision_names(space)
         ranges = {name: IntDistribution(0, int(n) - 1) for name, n in zip(names, space.choice_counts, strict=True)}
         if self.options.warm_start:
-            for x in _uniform(space):
+            for x in uniform_vectors(space):
                 study.enqueue_trial(dict(zip(names, x.tolist(), strict=True)))
         fresh = distinct_within_budget(oracle.problem, np.random.default_rng(oracle.seed))
         seen: set[bytes] = set()
@@ -229,9 +227,3 @@ def _check_options(sampler: SamplerName, given: dict[str, Any]) -> None:
         if name not in known:
             raise ConfigError(f"unknown option {name!r} of sampler {sampler!r}", fix=nearest(name, known))
     build_sampler(OptunaSampler.Options(sampler=sampler, sampler_options=given), 0)
-
-
-def _uniform(space: SearchSpace) -> Sequence[NDArray[np.int64]]:
-    """Index vectors of the uniform assignments, highest first."""
-    union = {bits for variable in space.variables for bits in variable.choices}
-    return [space.encode(space.uniform(bits)) for bits in sorted(union, reverse=True)]

@@ -39,6 +39,8 @@ from qsearch.trial import Trial
 
 HALVINGS = 32
 """Steps of a bisection on a level of bits; it ends earlier where its ends are one step of one decision apart."""
+BISECTIONS = 4
+"""Evaluations to find the weight bits that one level of activation bits needs, to a sixteenth of the range."""
 FILLINGS = 1024
 """Filled layers that are remembered: a bisection comes by the same numbers of bits again and again."""
 REPEATS = 100
@@ -99,17 +101,26 @@ class Filler:
 
     def network_level(self, levels: Indices) -> Goals:
         """Goals from one water level for all kernels of the network, the highest within the cost bounds."""
-        ends = [(float(low - o.max()), float(high - o.min())) for low, high, o in self._layers()]
-        lowest, highest = min((end[0] for end in ends), default=0.0), max((end[1] for end in ends), default=0.0)
-        return self._highest(lambda level: self._level_means(level), levels, lowest, highest)
+        return self._highest(lambda level: self._level_means(level), levels, *self._ends())
+
+    def at_mean(self, levels: Indices, mean: float) -> Goals:
+        """Goals from one water level for all kernels of the network, with this mean of them; bounds are not looked at."""
+        low, high = self._ends()
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            if len(self.low) and float(np.mean(self._level_means(middle))) < mean:
+                low = middle
+            else:
+                high = middle
+        return Goals(np.clip(self._level_means(high), self.low, self.high), levels)
 
     def equal(self, levels: Indices) -> Goals:
         """The same goal in all layers, the highest within the cost bounds."""
-        return self._highest(lambda goal: np.full(len(self.low), goal), levels, *self._range())
+        return self._highest(lambda goal: np.full(len(self.low), goal), levels, *self.range())
 
     def fitted(self, goals: Goals, *, raised: bool) -> Goals:
         """All goals moved by the same number of bits onto the cost bounds: down, and also up if ``raised``."""
-        low, high = self._range()
+        low, high = self.range()
         return self._highest(lambda shift: goals.means + shift, goals.levels, low - high, high - low if raised else 0.0)
 
     def _fill(self, number: int, total: int) -> Indices:
@@ -142,8 +153,14 @@ class Filler:
     def _met(self, x: Indices) -> bool:
         return bool(self._problem.cost_violations(x[None])[0] <= 0)
 
-    def _range(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
+        """Fewest and most bits of any weight."""
         return float(self.low.min(initial=0.0)), float(self.high.max(initial=0.0))
+
+    def _ends(self) -> tuple[float, float]:
+        """Water levels at which all kernels of the network are at their fewest bits, and at their most."""
+        ends = [(float(low - o.max()), float(high - o.min())) for low, high, o in self._layers()]
+        return min((end[0] for end in ends), default=0.0), max((end[1] for end in ends), default=0.0)
 
     def _layers(self) -> Iterator[tuple[float, float, Floats]]:
         return zip(self.low.tolist(), self.high.tolist(), self._offsets, strict=True)
@@ -164,7 +181,8 @@ class WaterFilling(Searcher):
     kernels by reverse water-filling over their sensitivities.
 
     First, for each uniform level of activation bits: the goals of one water level for the whole network, and equal
-    goals in all layers, each at the highest that meets the cost bounds. Then, for the rest of the budget, a (1+1) local
+    goals in all layers, each at the highest that meets the cost bounds; where a cost is to be lowered under a bound on
+    quality, the lowest water level that meets it instead. Then, for the rest of the budget, a (1+1) local
     search: the best goals so far (of a random trial of the front, where there are several objectives), changed at
     random, moved together onto the bounds, and filled. It ends after ``REPEATS`` changes in a row that lead to nothing new.
 
@@ -200,8 +218,12 @@ class WaterFilling(Searcher):
         problem = oracle.problem
         filler = Filler(problem, self._sensitivity(oracle))
         local = _Local(problem, filler, np.random.default_rng(oracle.seed))
+        answers: dict[BitAssignment, Trial] = {}
+        first = _start(filler)
+        if _cheapest_wanted(problem):
+            first = _cheapest(filler, lambda goals: answers[problem.space.decode(filler.within(goals))].feasible)
         repeats = 0
-        for goals in _then(_start(filler), lambda: local.next(oracle.trials)):
+        for goals in _then(first, lambda: local.next(oracle.trials)):
             assignment = problem.space.decode(filler.within(goals))
             if assignment in local.known:
                 repeats += 1
@@ -212,7 +234,7 @@ class WaterFilling(Searcher):
                 return
             repeats = 0
             local.known[assignment] = goals
-            oracle.evaluate(assignment)
+            answers[assignment] = oracle.evaluate(assignment)
 
     def _sensitivity(self, oracle: Oracle) -> Floats:
         """s of each decision, shape (D,)."""
@@ -263,6 +285,33 @@ def _start(filler: Filler) -> Iterator[Goals]:
     for levels in filler.uniform_levels():
         yield filler.network_level(levels)
         yield filler.equal(levels)
+
+
+def _cheapest_wanted(problem: Problem) -> bool:
+    """Whether a cost is to be lowered as far as bounds on quality allow."""
+    return problem.objectives[0].metric in problem.cost.units and len(problem.bounds) > len(problem.cost_bounds)
+
+
+def _cheapest(filler: Filler, feasible: Callable[[Goals], bool]) -> Iterator[Goals]:
+    """For each uniform level of activation bits, highest first: the fewest weight bits that meet the bounds, by bisection.
+
+    Fewer activation bits need no fewer weight bits, so the bisection of a level begins where that before it failed; and
+    when the most weight bits do not meet the bounds, lower levels will not either.
+    """
+    low, most = filler.range()
+    for levels in filler.uniform_levels():
+        goals, high = filler.at_mean(levels, most), most
+        yield goals
+        if not feasible(goals):
+            return
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            goals = filler.at_mean(levels, middle)
+            yield goals
+            if feasible(goals):
+                high = middle
+            else:
+                low = middle
 
 
 def _then(first: Iterator[Goals], more: Callable[[], Goals]) -> Iterator[Goals]:
