@@ -16,8 +16,8 @@ from pydantic import Field, PositiveInt
 from sb3_contrib import MaskablePPO
 
 from qsearch.agents import store
+from qsearch.agents.callbacks import EndOfEpisode
 from qsearch.agents.checks import check
-from qsearch.agents.ddpg import EndOfEpisode
 from qsearch.agents.lockstep import LockstepVecEnv
 from qsearch.agents.options import FlatOptions
 from qsearch.agents.randomness import Streams

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from qsearch.agents import ddpg as module
-from qsearch.agents.ddpg import Ddpg, make_learner
+from qsearch.agents import learner as module
+from qsearch.agents.ddpg import Ddpg
 from qsearch.agents.haq import Exploration, HaqDDPG, truncated_normal
+from qsearch.agents.learner import make_learner
 from qsearch.agents.tensorboard import logger
 from qsearch.envs.layerwise import LayerwiseEnv
 from qsearch.testing.problems import coupled

@@ -9,9 +9,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from qsearch.agents.cloning import clone, examples
 from qsearch.agents.controllers import Learned, WaterFilling
-from qsearch.agents.ddpg import Ddpg, make_learner
+from qsearch.agents.ddpg import Ddpg
 from qsearch.agents.haq import Exploration
-from qsearch.agents.hierarchical import Agent, HierarchicalDdpg, kernel_decisions
+from qsearch.agents.hierarchical import HierarchicalDdpg
+from qsearch.agents.learner import make_learner
+from qsearch.agents.levels import Agent, kernel_decisions
 from qsearch.agents.tensorboard import logger
 from qsearch.envs.actions import bits_at
 from qsearch.envs.controllers import GoalTracking

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.agents.goals import GoalReplay
-from qsearch.agents.hierarchical import layer_records
+from qsearch.agents.levels import layer_records
 from qsearch.agents.relabel import DRAWS, LayerRecord, candidates, needed_positions, relabelled
 from qsearch.envs.actions import bits_at, position_of
 from qsearch.envs.features import AUTOQ, columns

@@ -9,7 +9,7 @@ from agent_runs import AGENTS, agent, guarded, oracle_of, run
 from campaigns import call, ledger_facts, settings, write
 
 from qsearch.agents import store
-from qsearch.agents.hierarchical import Agent
+from qsearch.agents.levels import Agent
 from qsearch.agents.session import environment
 from qsearch.errors import ConfigError, StorageError
 from qsearch.oracle import Budget
