@@ -29,7 +29,7 @@ def save(model: BaseAlgorithm, folder: Path | None, name: str = "agent") -> None
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / f"{name}.zip", include=["policy"])
+        model.save(folder / f"{name}.zip")
         replay = getattr(model, "replay_buffer", None)
         if isinstance(replay, EpisodeReplay):
             np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **replay.state())
