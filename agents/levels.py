@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from qsearch.agents import store
@@ -31,7 +31,6 @@ from qsearch.envs.actions import position_of, to_action
 from qsearch.envs.base import Observation
 from qsearch.envs.controllers import Controller, GoalTracking
 from qsearch.envs.hierarchical import HierarchicalEnv
-from qsearch.errors import UserError
 from qsearch.protocols import SensitivityTable
 from qsearch.search.draws import uniform_vectors
 
@@ -67,6 +66,12 @@ class HierarchicalOptions(KernelOptions, LearnerOptions):
     """Transitions whose goals are relabelled after an episode."""
     kernel_updates: int | None = Field(default=None, ge=1)
     """Updates of the lower level after an episode; as many as there are kernels, up to 256."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.controller == "water-filling" and self.sensitivity is None:
+            raise ValueError("the controller water-filling needs a sensitivity")
+        return self
 
 
 def kernel_decisions(env: HierarchicalEnv) -> NDArray[np.int64]:
@@ -110,8 +115,8 @@ class Agent:
         self._horizon = horizon(oracle, options.episodes)
         exploration = exploration_of(options, self._horizon, trained=options.init is not None)
         self._kernels = kernel_decisions(self.env)
-        learned = options.controller == "learned" and len(self._kernels) > 0 and options.init is None
-        self._cloned = learned and options.start == "water-filling" and table is not None
+        learned = options.controller == "learned" and len(self._kernels) > 0
+        self._near = learned and options.start == "water-filling" and table is not None
         steps, kernels = len(self.env.steps), max(len(self._kernels), 1)
         self.high = make_learner(
             DummyVecEnv([lambda: self.env]),
@@ -127,8 +132,9 @@ class Agent:
             capacity=min(EPISODES_KEPT * kernels, KERNELS_KEPT),
             gamma=0.0,
         )
-        if self._cloned and table is not None:
+        if self._near:
             self.low.anchor = ANCHOR
+        if self._near and table is not None and options.init is None:
             error = clone(self.low, *examples(self.env, table, self._kernels))
             log.debug("water-filling copied to within %.3f of an action", error)
         if options.warm_start:
@@ -204,8 +210,8 @@ class Agent:
         self.high.train(self._updates[0], self.high.batch_size)
 
     def _kernel_exploration(self, upper: Exploration) -> Exploration:
-        """A copy of water-filling is explored around from the first episode on."""
-        if self._cloned:
+        """A copy of water-filling, or what has become of one, is explored around from the first episode on."""
+        if self._near:
             return replace(upper, warmup=0, noise=self._options.kernel_noise or CLOSE)
         return replace(upper, noise=self._options.kernel_noise or upper.noise)
 
@@ -216,10 +222,6 @@ class Agent:
     def _table(self) -> SensitivityTable | None:
         name = self._options.sensitivity
         if name is None:
-            if self._options.controller == "water-filling":
-                raise UserError(
-                    "water-filling needs sensitivities", got="sensitivity: null", fix="leave the option out"
-                )
             return None
         return self._oracle.sensitivity(name, self._options.sensitivity_options)
 

@@ -171,7 +171,7 @@ class TestOptions:
 
     def test_water_filling_without_sensitivities(self):
         oracle = oracle_of(*kernels((4, 3)))
-        with pytest.raises(UserError, match="water-filling needs sensitivities"):
+        with pytest.raises(UserError, match="water-filling needs a sensitivity"):
             agent("hierarchical-ddpg", controller="water-filling", sensitivity=None).search(oracle)
         assert oracle.trials == []
 
