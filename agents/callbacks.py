@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from qsearch.agents.haq import HaqDDPG
 from qsearch.agents.session import Episodes
 
 
@@ -20,6 +21,8 @@ class EndOfEpisode(BaseCallback):
         rewards = [float(reward) for reward in self.locals["rewards"][self.locals["dones"]]]
         if rewards:
             self._episodes.ended(*rewards)
+            if isinstance(self.model, HaqDDPG):
+                self.model.idle = self._episodes.idle
             self.logger.record("rollout/reward", rewards[-1])
         self._over = self._episodes.over
         return True

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from qsearch import registry
-from qsearch.agents import store
 from qsearch.agents.options import KernelOptions
 from qsearch.agents.tensorboard import require
 from qsearch.problem import Problem
 
 
-def check(options: KernelOptions, problem: Problem, *saved: str) -> None:
-    """Raise unless the plug-ins and files that the options name are there.
-
-    Args:
-        saved: names of the agents that ``init`` must hold.
+def check(options: KernelOptions, problem: Problem) -> None:
+    """Raise unless the plug-ins that the options name are there. ``init`` is looked for when the search begins: a run that
+    is resumed has a copy of its own.
 
     Raises:
         UserError: the first that is not.
@@ -23,6 +20,3 @@ def check(options: KernelOptions, problem: Problem, *saved: str) -> None:
         registry.create("sensitivities", options.sensitivity, options.sensitivity_options)
     if options.tensorboard is not None:
         require()
-    if options.init is not None:
-        for name in saved:
-            store.find(options.init, name)

@@ -42,7 +42,7 @@ class Ddpg(Searcher):
 
     def check(self, problem: Problem) -> None:
         """Raise :class:`qsearch.errors.UserError` unless what the options name is there."""
-        check(self.options, problem, "agent")
+        check(self.options, problem)
 
     def search(self, oracle: Oracle) -> None:
         """Learn, episode by episode, until the budget is spent or nothing new is found."""
@@ -77,5 +77,5 @@ class Ddpg(Searcher):
             model.script = [to_actions(x[starts], counts)[:, None] for x in uniform]
         model.set_logger(logger(options.tensorboard, "ddpg"))
         if options.init is not None:
-            store.load(model, options.init)
+            store.load(model, store.source(options.init, agent_folder(oracle), "agent"))
         return model

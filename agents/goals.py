@@ -16,7 +16,7 @@ _GOAL = columns(AUTOQ)["goal"]
 
 
 class GoalReplay(EpisodeReplay):
-    """An :class:`EpisodeReplay` whose first action is a goal, which can be relabelled."""
+    """An :class:`EpisodeReplay` whose first action is a goal, which can be relabelled; one read from a file cannot."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

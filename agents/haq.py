@@ -2,13 +2,17 @@
 
 Notation
 
-=====  ============================================================================
+=====  ==================================================================
 e      episode, from 0;  w, episodes of the warm-up
+k      episodes in a row, before this one, that proposed nothing new
 μ      action of the actor, in [0, 1]
 σ_e    scale of the exploration, σ_0 · decay^(e − w)
-=====  ============================================================================
+=====  ==================================================================
 
 Actions are uniform in the warm-up, then drawn from the normal distribution N(μ, σ_e²) truncated to [0, 1].
+
+An episode whose assignment is known costs no evaluation and teaches nothing. HAQ pays for it again; here σ is raised by
+0.05 for each of k such episodes in a row, up to 0.5, or an agent that has settled would leave its budget unspent.
 """
 
 from __future__ import annotations
@@ -28,6 +32,10 @@ FINAL_SHARE = 0.99**580
 """σ at the end of HAQ's 600 episodes (20 of them warm-up), as a share of its first value."""
 
 
+RESTLESS, MOST = 0.05, 0.5
+"""How much σ rises with each episode without anything new, and how far."""
+
+
 @dataclass(frozen=True)
 class Exploration:
     """How far actions stray from the policy."""
@@ -44,14 +52,17 @@ class Exploration:
             decay = float(FINAL_SHARE ** (1 / max(horizon - warmup, 1)))
         return cls(warmup, noise, decay)
 
-    def scale(self, episode: int) -> float:
-        """σ_e; infinite in the warm-up."""
-        return np.inf if episode < self.warmup else self.noise * self.decay ** (episode - self.warmup)
+    def scale(self, episode: int, idle: int = 0) -> float:
+        """σ_e, raised for ``idle`` episodes in a row without anything new; infinite in the warm-up."""
+        if episode < self.warmup:
+            return np.inf
+        settled = self.noise * self.decay ** (episode - self.warmup)
+        return max(settled, min(settled + RESTLESS * idle, MOST))
 
-    def draw(self, means: NDArray[Any], episode: int) -> NDArray[np.float32]:
+    def draw(self, means: NDArray[Any], episode: int, idle: int = 0) -> NDArray[np.float32]:
         """Actions around the means μ, any shape, in [0, 1]."""
         uniform = np.random.random_sample(means.shape)  # the agent's stream: see randomness.py
-        scale = self.scale(episode)
+        scale = self.scale(episode, idle)
         if np.isinf(scale):
             return uniform.astype(np.float32)
         return truncated_normal(means, max(scale, 1e-6), uniform).astype(np.float32)
@@ -66,12 +77,13 @@ def truncated_normal(mean: NDArray[Any], scale: float, uniform: NDArray[np.float
 class HaqDDPG(DDPG):
     """DDPG that explores as HAQ does; ``exploration`` and ``actor_rate`` must be set before it learns.
 
-    ``script`` holds actions in [0, 1] of the first episodes, shape (T, A) each: what to begin with in place of chance.
+    ``idle`` is k, kept up to date by who counts episodes. ``script`` holds actions in [0, 1] of the first episodes, shape (T, A) each: what to begin with in place of chance.
     """
 
     exploration: Exploration
     actor_rate: float
     anchor: float = 0.0
+    idle: int = 0
     script: Sequence[NDArray[np.float32]] = ()
 
     def _update_learning_rate(self, optimizers: Any) -> None:
@@ -90,7 +102,7 @@ class HaqDDPG(DDPG):
             action = episode[self.num_timesteps % len(episode)][None]
             return action, self.policy.scale_action(action)
         means, _ = self.predict(self._last_obs, deterministic=True)
-        action = self.exploration.draw(means, self._episode_num)
+        action = self.exploration.draw(means, self._episode_num, self.idle)
         return action, self.policy.scale_action(action)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

@@ -16,6 +16,10 @@ kernels and decides their bits; each kernel of a layer earns iR = −(1 − ζ)�
 The lower level does not look ahead (γ = 0): its reward says of every kernel what came of the layer, and the goal that is
 left over is in what the next kernel sees. The sizes of the schedules of ζ are the paper's (0.1 to 0.8 [M]).
 
+By default the lower level begins as a copy of reverse water-filling (:mod:`qsearch.agents.cloning`) and is held close to what
+was executed by an anchor, so that it stays near one: without the anchor its critic, which sees each kernel in one or two
+actions only, undid the copy within some ten episodes. ``start: scratch`` learns it from nothing, as AutoQ does.
+
 ``mode`` is AutoQ's: ``resource-constrained`` rewards accuracy alone, within the problem's bounds; ``accuracy-guaranteed``
 rewards accuracy, latency and energy together and needs no bound. Without a mode, ``reward`` decides. 0 among the
 weight bits lets a kernel be pruned.
@@ -45,7 +49,7 @@ class HierarchicalDdpg(Searcher):
 
     def check(self, problem: Problem) -> None:
         """Raise :class:`qsearch.errors.UserError` unless what the options name is there."""
-        check(self.options, problem, "goals", "kernels")
+        check(self.options, problem)
 
     def search(self, oracle: Oracle) -> None:
         """Learn, episode by episode, until the budget is spent or nothing new is found."""
@@ -57,7 +61,7 @@ class HierarchicalDdpg(Searcher):
             episodes = Episodes(guarded, self.options.patience)
             try:
                 while not episodes.over:
-                    episodes.ended(agent.episode(episodes.count))
+                    episodes.ended(agent.episode(episodes.count, episodes.idle))
             except BudgetExhausted:
                 pass
             finally:

@@ -146,11 +146,13 @@ class Agent:
         self.high.set_logger(logger(options.tensorboard, "hierarchical-ddpg-goals"))
         self.low.set_logger(logger(options.tensorboard, "hierarchical-ddpg-kernels"))
         if options.init is not None:
-            store.load(self.high, options.init, "goals")
-            store.load(self.low, options.init, "kernels")
+            trained = store.source(options.init, agent_folder(oracle), "goals", "kernels")
+            store.load(self.high, trained, "goals")
+            store.load(self.low, trained, "kernels")
 
-    def episode(self, number: int) -> float:
-        """One episode, and what is learnt from it; the extrinsic reward."""
+    def episode(self, number: int, idle: int = 0) -> float:
+        """One episode, and what is learnt from it; the extrinsic reward. ``idle``: episodes before it that found nothing new."""
+        self.high.idle = self.low.idle = idle
         self.env.kernels.zeta = self._zeta(number)
         if isinstance(self.controller, Learned):
             self.controller.episode = number
@@ -172,7 +174,7 @@ class Agent:
             action: NDArray[np.float32] = self.high.script[number][self.env.position]
             return action
         mean, _ = self.high.predict(observation, deterministic=True)
-        return self.high.exploration.draw(mean, number)
+        return self.high.exploration.draw(mean, number, idle=self.high.idle)
 
     def save(self) -> None:
         """Keep both levels in the run's folder."""

@@ -14,15 +14,15 @@ class AgentOptions(PluginOptions):
     """Where the agent begins, what it is rewarded for, when it ends, what it shows."""
 
     init: str | None = None
-    """Run whose agent to begin with: its folder, ``runs/NAME``."""
+    """Run whose agent to begin with: its folder, ``runs/NAME``. The agent is copied into the folder of this run."""
     budget: Literal["project", "mask"] = "project"
     """How cost bounds are kept, see :mod:`qsearch.envs.base`."""
     reward: str = "objective"
     """Plug-in: ``objective``, ``haq``, ``releq``, ``autoq``, or ``path/to/file.py:Class``."""
     reward_options: dict[str, Any] = Field(default_factory=dict)
     episodes: int | None = Field(default=None, ge=1)
-    """Episodes over which schedules run; as many as the budget has evaluations, up to 600. A run whose budget may be
-    raised later needs the number: another schedule would not replay what is recorded."""
+    """Episodes over which schedules run; as many as the budget has evaluations, up to 600. The number
+    is kept with the run, whose budget may be raised later."""
     patience: int = Field(default=100, ge=1)
     """Episodes in a row without a new assignment that end the search."""
     tensorboard: Path | None = None

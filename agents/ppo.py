@@ -5,7 +5,7 @@ that the policy is over assignments within the budget and nothing is executed th
 run side by side and are evaluated together.
 
 The reward comes with the last decision; γ = 1. ReLeQ's learning rate of 1e-4 is for thousands of episodes; the defaults
-here were chosen for hundreds, by ``benchmarks/agents_separable.py``.
+here were chosen for hundreds, by ``benchmarks/agents_known_optimum.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qsearch.agents.checks import check
 from qsearch.agents.lockstep import LockstepVecEnv
 from qsearch.agents.options import FlatOptions
 from qsearch.agents.randomness import Streams
-from qsearch.agents.session import Episodes, Guarded, agent_folder, environment, nothing_to_decide
+from qsearch.agents.session import Episodes, Guarded, agent_folder, environment, horizon, nothing_to_decide
 from qsearch.agents.tensorboard import logger
 from qsearch.errors import BudgetExhausted
 from qsearch.problem import Problem
@@ -53,7 +53,7 @@ class Ppo(Searcher):
 
     def check(self, problem: Problem) -> None:
         """Raise :class:`qsearch.errors.UserError` unless what the options name is there."""
-        check(self.options, problem, "agent")
+        check(self.options, problem)
 
     def search(self, oracle: Oracle) -> None:
         """Learn, batch of episodes by batch, until the budget is spent or nothing new is found."""
@@ -70,12 +70,12 @@ class Ppo(Searcher):
             finally:
                 store.save(model, agent_folder(oracle))
 
-    def _model(self, oracle: Oracle) -> MaskablePPO:
+    def _model(self, oracle: Guarded) -> MaskablePPO:
         options = self.options
-        count = min(options.environments, max(1, oracle.remaining))
+        count = min(options.environments, horizon(oracle, options.episodes))
         environments = LockstepVecEnv(lambda: environment(oracle, options, discrete=True), count)
         decisions = len(environments.envs[0].schedule)  # type: ignore[attr-defined]
-        rounds = -(-options.episodes_per_update // count)
+        rounds = max(-(-options.episodes_per_update // count), -(-2 // (count * decisions)))
         transitions = rounds * count * decisions
         model = MaskablePPO(
             "MlpPolicy",
@@ -93,10 +93,10 @@ class Ppo(Searcher):
         )
         model.set_logger(logger(options.tensorboard, "ppo"))
         if options.init is not None:
-            store.load(model, options.init)
+            store.load(model, store.source(options.init, agent_folder(oracle), "agent"))
         return model
 
 
-def batch_size(transitions: int, about: int = 64) -> int:
-    """A divisor of the number of transitions near ``about``: no batch is cut short."""
-    return min((size for size in range(1, transitions + 1) if transitions % size == 0), key=lambda s: abs(s - about))
+def batch_size(transitions: int, most: int = 64) -> int:
+    """Transitions of a batch, at most ``most``, such that none is left alone: advantages are scaled by their deviation."""
+    return next(size for size in range(min(most, transitions), 1, -1) if transitions % size != 1)

@@ -29,9 +29,11 @@ class Generators:
 
     @classmethod
     def capture(cls) -> Generators:
+        """The state they are in."""
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state())
 
     def restore(self) -> None:
+        """Put them back into this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
@@ -46,7 +48,7 @@ class Streams:
 
     def __enter__(self) -> Streams:
         self._others = Generators.capture()
-        set_random_seed(self._seed)
+        set_random_seed(self._seed % 2**32)  # the most that NumPy takes
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -15,8 +15,13 @@ from qsearch.assignment import BitAssignment
 from qsearch.envs.base import BitwidthEnv
 from qsearch.envs.kernelwise import KernelwiseEnv
 from qsearch.envs.layerwise import LayerwiseEnv
+from qsearch.errors import StorageError
+from qsearch.files import write_atomically
 from qsearch.protocols import Oracle, SensitivityTable
 from qsearch.trial import Trial
+
+FOLDER = "agent"
+"""Of a run: what its agent has learnt."""
 
 HAQ_EPISODES = 600
 """HAQ's number of episodes; schedules are as long, or as long as the budget if that is shorter."""
@@ -36,10 +41,12 @@ class Guarded:
 
     @property
     def trials(self) -> Sequence[Trial]:
+        """See :attr:`Oracle.trials`."""
         return self._oracle.trials
 
     @property
     def remaining(self) -> int:
+        """See :attr:`Oracle.remaining`."""
         return self._oracle.remaining
 
     def evaluate(self, assignment: BitAssignment) -> Trial:
@@ -66,23 +73,23 @@ class Episodes:
     """Counts episodes, and says when there is no use in another one.
 
     An episode whose assignment is known costs no evaluation, so an agent that has settled would go on for ever:
-    ``patience`` episodes in a row without a new trial end the search.
+    ``patience`` episodes in a row without a new trial end the search; ``idle`` counts them.
     """
 
     def __init__(self, oracle: Oracle, patience: int) -> None:
         self._oracle, self._patience = oracle, patience
-        self._trials, self._idle = 0, 0
-        self.count = 0
+        self._trials = 0
+        self.count = self.idle = 0
 
     @property
     def over(self) -> bool:
         """The budget is spent, or nothing new is found."""
-        return self._oracle.remaining == 0 or self._idle >= self._patience
+        return self._oracle.remaining == 0 or self.idle >= self._patience
 
     def ended(self, *rewards: float) -> None:
         """An episode has ended, or several side by side."""
         known = len(self._oracle.trials)
-        self._idle = self._idle + len(rewards) if known == self._trials else 0
+        self.idle = self.idle + len(rewards) if known == self._trials else 0
         self._trials = known
         for reward in rewards:
             self.count += 1
@@ -90,8 +97,23 @@ class Episodes:
 
 
 def horizon(oracle: Guarded, episodes: int | None) -> int:
-    """Episodes over which an agent's schedules run: as given, or as many as the budget has, up to HAQ's 600."""
-    return episodes or max(1, min(oracle.at_start, HAQ_EPISODES))
+    """Episodes over which an agent's schedules run: as given, or as many as the budget has, up to HAQ's 600.
+
+    The number is kept beside the agent, so that a run whose budget is raised later goes on from what it has recorded.
+    """
+    if episodes is not None:
+        return episodes
+    folder = agent_folder(oracle)
+    kept = folder / "horizon" if folder is not None else None
+    if kept is not None and kept.is_file():
+        return int(kept.read_text(encoding="utf-8"))
+    found = max(1, min(oracle.at_start, HAQ_EPISODES))
+    if kept is not None:
+        try:
+            write_atomically(kept, f"{found}\n".encode())
+        except OSError as error:
+            raise StorageError("the agent's folder must be writable", got=f"{kept.parent}: {error}") from error
+    return found
 
 
 def nothing_to_decide(oracle: Oracle) -> bool:
@@ -104,7 +126,7 @@ def nothing_to_decide(oracle: Oracle) -> bool:
 
 def agent_folder(oracle: Oracle) -> Path | None:
     """Where the trained agent is kept: ``agent`` in the run's folder."""
-    return None if oracle.folder is None else oracle.folder / "agent"
+    return None if oracle.folder is None else oracle.folder / FOLDER
 
 
 def settings(options: AgentOptions) -> dict[str, Any]:

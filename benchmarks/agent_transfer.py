@@ -54,14 +54,14 @@ def setting(hardware: str, limit: float) -> Setting:
 def search(
     given: Setting, name: str, options: dict[str, Any], count: int, seed: int, folder: Path | None
 ) -> list[float]:
-    """Best loss after each of ``MARKS`` evaluations."""
+    """Best loss after each of ``MARKS`` evaluations, and how many were spent."""
     oracle = CampaignOracle(
         given.problem, given.evaluator, MemoryRecord(), Budget(evaluations=count), seed, folder=folder
     )
     with contextlib.suppress(BudgetExhausted):
         create("searchers", name, options).search(oracle)
     losses = [trial.quality.loss for trial in oracle.trials if trial.quality is not None]
-    return [min(losses[:mark]) for mark in MARKS]
+    return [*(min(losses[:mark]) for mark in MARKS), float(oracle.spent)]
 
 
 def one_seed(seed: int) -> dict[tuple[str, str], list[float]]:
@@ -99,10 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = list(pool.map(one_seed, range(given.seeds)))
     print(f"{'':<32}" + "".join(f"{mark:>26}" for mark in MARKS) + "   less 'from scratch' at the end")
     for target, kind in results[0]:
-        losses = np.asarray([result[target, kind] for result in results])
-        ends = np.asarray([result[target, "from scratch"][-1] for result in results])
+        table = np.asarray([result[target, kind] for result in results])
+        losses, spent = table[:, :-1], table[:, -1]
+        ends = np.asarray([result[target, "from scratch"][-2] for result in results])
         paired = "" if kind == "from scratch" else f"   {cell((losses[:, -1] - ends).tolist())}"
-        print(f"{target + ', ' + kind:<32}" + "".join(f"{cell(column.tolist()):>26}" for column in losses.T) + paired)
+        print(f"{target + ', ' + kind:<32}" + "".join(f"{cell(column.tolist()):>26}" for column in losses.T), end="")
+        print(f"   {spent.mean():.0f} spent{paired}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 Every searcher gets as many evaluations (``--evaluations``) to find the least latency or energy with an accuracy on
 validation data of at least the float network's less half a point. Printed: the cost of what it found as a share of
 uniform 8 bits, mean over seeds with a 95 % interval (Student's t); accuracy on test data, read once at the end; seconds of
-the search, evaluations included; seeds in which nothing met the accuracy. The last lines compare the best of
-each kind, by its mean.
+the search, evaluations included; evaluations spent; seeds in which nothing met the accuracy. The last lines compare the
+best of each kind, by its mean.
 
 ``ilp`` needs costs that add up over kernels, which those of an array that works on tiles of kernels do not: it is here
 per layer only. AutoQ's paper (Lou et al., ICLR 2020) reports 54.06 % less latency and 50.69 % less energy than
@@ -52,6 +52,7 @@ SEARCHERS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
     "kernel": {
         "random": ("random", {}),
         "water-filling": ("water-filling", {}),
+        "hierarchical-ddpg, from scratch": ("hierarchical-ddpg", {"kernel_updates": 64, "start": "scratch"}),
         "ddpg, flat, warm start": ("ddpg", {"updates": 64, "warm_start": True}),
         "ppo, flat": ("ppo", {}),
         "hierarchical-ddpg": ("hierarchical-ddpg", {"kernel_updates": 64}),
@@ -84,8 +85,8 @@ def setting(granularity: str, metric: str) -> Setting:
     )
 
 
-def found(granularity: str, metric: str, name: str, evaluations: int, seed: int) -> tuple[float, float, float]:
-    """Cost relative to uniform 8 bits, accuracy on test data, seconds; NaN where nothing met the accuracy."""
+def found(granularity: str, metric: str, name: str, evaluations: int, seed: int) -> tuple[float, float, float, int]:
+    """Cost relative to uniform 8 bits, accuracy on test data, seconds, evaluations; NaN where nothing met the accuracy."""
     given = setting(granularity, metric)
     limit = given.float_quality.metric - POINTS
     bound = replace(given.problem.bounds[0], limit=limit, label=f"accuracy >= {limit:.4f}")
@@ -97,10 +98,10 @@ def found(granularity: str, metric: str, name: str, evaluations: int, seed: int)
     seconds = time.perf_counter() - start
     best = problem.best(oracle.trials)
     if best is None:
-        return float("nan"), float("nan"), seconds
+        return float("nan"), float("nan"), seconds, oracle.spent
     assert isinstance(given.evaluator, HeldOutEvaluator)
     top = problem.cost.estimate(problem.space.reference(8)).totals[metric]
-    return best.value(metric) / top, given.evaluator.test(best.assignment).metric, seconds
+    return best.value(metric) / top, given.evaluator.test(best.assignment).metric, seconds, oracle.spent
 
 
 def cell(values: Sequence[float], digits: int = 3) -> str:
@@ -121,24 +122,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("metric", choices=("latency", "energy"))
     parser.add_argument("--evaluations", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=5, help="of searchers that use chance (default 5)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="searchers to run, of either kind")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     given = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     best: dict[str, tuple[float, str]] = {}
-    print(f"{'bits per':<8}{'searcher':<40}{given.metric + ', of uniform 8':<28}{'test accuracy':<28}seconds; missed")
+    print(
+        f"{'bits per':<8}{'searcher':<40}{given.metric + ', of uniform 8':<28}{'test accuracy':<28}seconds; evaluations; missed"
+    )
     with ProcessPoolExecutor(given.jobs) as pool:
         for granularity, entries in SEARCHERS.items():
             for name, (plugin, _) in entries.items():
+                if given.only and name not in given.only:
+                    continue
                 seeds = range(given.seeds if getattr(load("searchers", plugin), "stochastic", True) else 1)
                 n = len(seeds)
                 columns = ([granularity] * n, [given.metric] * n, [name] * n, [given.evaluations] * n)
                 rows = list(pool.map(found, *columns, seeds))
-                costs, tests, seconds = zip(*rows, strict=True)
+                costs, tests, seconds, spent = zip(*rows, strict=True)
                 missed = int(np.isnan(costs).sum())
                 print(f"{granularity:<8}{name:<40}{cell(costs):<28}{cell(tests, 4):<28}", end="")
-                print(f"{np.mean(seconds):.0f}; {missed}", flush=True)
+                print(f"{np.mean(seconds):.0f}; {np.mean(spent):.0f}; {missed}", flush=True)
                 mean = float(np.nanmean(costs)) if missed < n else float("inf")
                 best[granularity] = min(best.get(granularity, (float("inf"), "")), (mean, name))
+    if given.only:
+        return
     (layer, layer_name), (kernel, kernel_name) = best["layer"], best["kernel"]
     print(f"best per layer: {layer_name} {layer:.3f}; best per kernel: {kernel_name} {kernel:.3f}")
     print(f"{given.metric} saved by bits per kernel: {100 * (1 - kernel / layer):.1f} %")

@@ -2,8 +2,8 @@
 
 Notation: T, decisions of an episode;  F, features;  G, shape (T, F), their values.
 
-Geometry is scaled to [0, 1] over the layers of the space (minimum to 0, maximum to 1; 0 where all agree), once for all
-episodes. Columns that change within an episode (previous bits, goals) hold 0 here.
+Geometry is scaled to [0, 1] over the decisions of the space (minimum to 0, maximum to 1; 0 where all agree), once for all
+episodes; layers of which nothing is free do not count. Columns that change within an episode (previous bits, goals) hold 0 here.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
 
     @property
     def oracle(self) -> Oracle:
+        """Where assignments are evaluated."""
         return self.kernels.oracle
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
@@ -132,9 +133,9 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
         if weight is not None:
             bits = bits_at(goal, weight.choices)
             highest = kernels.highest_mean()
-            if bits > highest:
+            if bits > highest:  # the goal that the kernels are given is one that the budget leaves room for
                 bits = highest
-                self._actions[self._t, 0] = position_of(bits, weight.choices)
+                self._lowered.add(weight.name)
             kernels.set_goal(weight, bits)
             self.controller.start(weight, bits)
             seen = kernels.observe()
@@ -145,6 +146,7 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
 
     def _clear(self) -> None:
         self._t = 0
+        self._lowered: set[str] = set()
         self._actions = np.zeros((len(self.steps), 2), dtype=np.float32)
 
     def _observe(self, t: int) -> Observation:
@@ -161,7 +163,9 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
         return row
 
     def _changed(self, weight: Variable, x: NDArray[np.int64]) -> bool:
-        """Whether projection or masks gave the kernels other bits than the controller did."""
+        """Whether the budget lowered the goal, or gave the kernels other bits than the controller did."""
+        if weight.name in self._lowered:
+            return True
         moved = np.any(x[weight.slice] != self.kernels.x[weight.slice])
         return bool(moved or np.any(self.kernels.overruled[weight.slice]))
 

@@ -27,7 +27,7 @@ from qsearch.envs.base import BitwidthEnv, Info, Observation
 from qsearch.envs.features import AUTOQ, static_features
 from qsearch.envs.rewards import intrinsic
 from qsearch.envs.schedule import Decision, Schedule
-from qsearch.errors import SpaceError, nearest
+from qsearch.errors import ConfigError, SpaceError, nearest
 from qsearch.protocols import Oracle, SensitivityTable
 from qsearch.space import Variable
 from qsearch.trial import Trial
@@ -55,6 +55,8 @@ class KernelwiseEnv(BitwidthEnv):
     ) -> None:
         schedule = Schedule.by_kernel(oracle.problem.space)
         static = static_features(AUTOQ, schedule, oracle.problem.layers, sensitivity)
+        if not 0 <= zeta <= 1:
+            raise ConfigError("zeta must be within 0 and 1", got=zeta)
         self.zeta, self.sensitivity = zeta, sensitivity
         super().__init__(oracle, schedule, static, AUTOQ, **settings)
 
@@ -75,7 +77,13 @@ class KernelwiseEnv(BitwidthEnv):
         return self._observe(0), {}
 
     def set_goal(self, variable: Variable, bits: float) -> None:
-        """Ask the kernels of a variable for these mean bits, clipped to its choices."""
+        """Ask the kernels of a variable for these mean bits, clipped to its choices.
+
+        Raises:
+            SpaceError: the goal is not a number.
+        """
+        if not np.isfinite(bits):
+            raise SpaceError(f"a goal must be a finite number of bits, that of {variable.name!r} is not", got=bits)
         self._goals[variable.name] = float(np.clip(bits, variable.choices[0], variable.choices[-1]))
 
     def goal(self, variable: Variable) -> float:

@@ -37,10 +37,12 @@ class Decision:
 
     @property
     def choices(self) -> tuple[int, ...]:
+        """Bits to choose from."""
         return self.variable.choices
 
     @property
     def last_of_variable(self) -> bool:
+        """Whether the variable is decided with it."""
         return self.stop == self.variable.start + self.variable.length
 
 

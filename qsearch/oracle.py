@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError
+from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.trial import Cost, Quality, Trial
@@ -116,6 +117,7 @@ class CampaignOracle:
     sensitivity_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        self._process = os.getpid()
         self._recorded = {trial.assignment: trial for trial in self.record.trials()}
         self._count = len(self._recorded)
         self._seen: dict[BitAssignment, Trial] = {}
@@ -145,6 +147,12 @@ class CampaignOracle:
 
     def evaluate(self, assignment: BitAssignment) -> Trial:
         """See :meth:`qsearch.protocols.Oracle.evaluate`."""
+        if os.getpid() != self._process:  # a copy, whose trials and budget nobody would see
+            raise UserError(
+                "an oracle answers in the process that made it",
+                got="a call from another process",
+                fix="make_vec(…, vectorization_mode='sync'), or evaluate_many",
+            )
         if assignment in self._seen:
             return self._seen[assignment]
         self.problem.space.check(assignment)

@@ -193,10 +193,17 @@ class Problem:
 
     def cost_violations(self, x: NDArray[np.int64]) -> NDArray[np.float64]:
         """Largest violation of a cost bound for each index vector, shape (A, D) → (A,); −inf without bounds."""
+        return self._worst(self.cost_bounds, x)
+
+    def overruns(self, x: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same of upper bounds only: what fewer bits can mend."""
+        return self._worst([bound for bound in self.cost_bounds if not bound.at_least], x)
+
+    def _worst(self, bounds: Sequence[Bound], x: NDArray[np.int64]) -> NDArray[np.float64]:
         worst = np.full(len(x), -np.inf)
-        if self.cost_bounds:
+        if bounds:
             totals = self.cost.estimate_many(x)
-            for bound in self.cost_bounds:
+            for bound in bounds:
                 worst = np.maximum(worst, bound.violation(totals[bound.metric]))
         return worst
 

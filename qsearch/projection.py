@@ -15,13 +15,13 @@ from qsearch.problem import Problem
 
 
 def project(problem: Problem, x: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The first state of the wall's walk from ``x``, shape (D,), that meets every cost bound.
+    """The first state of the wall's walk from ``x``, shape (D,), that meets every upper bound on a cost.
 
     Returns ``x`` itself when it meets them, and the lowest assignment when nothing on the walk does
     (:meth:`Problem.check_floor` refuses such problems beforehand).
     """
     passes = np.maximum(x[None] - np.arange(int(x.max(initial=0)) + 1)[:, None], 0)
-    within = problem.cost_violations(passes) <= 0
+    within = problem.overruns(passes) <= 0
     if within[0]:
         return x
     if not within.any():
@@ -30,7 +30,7 @@ def project(problem: Problem, x: NDArray[np.int64]) -> NDArray[np.int64]:
     low, high = 0, len(x)  # lowering the last `high` decisions is enough, the last `low` is not
     while high - low > 1:
         middle = (low + high) // 2
-        if problem.cost_violations(_lowered(start, middle)[None])[0] <= 0:
+        if problem.overruns(_lowered(start, middle)[None])[0] <= 0:
             high = middle
         else:
             low = middle

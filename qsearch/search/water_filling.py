@@ -151,7 +151,7 @@ class Filler:
         return at(low)
 
     def _met(self, x: Indices) -> bool:
-        return bool(self._problem.cost_violations(x[None])[0] <= 0)
+        return bool(self._problem.overruns(x[None])[0] <= 0)
 
     def range(self) -> tuple[float, float]:
         """Fewest and most bits of any weight."""

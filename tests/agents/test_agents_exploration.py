@@ -87,6 +87,21 @@ class TestSchedule:
         assert drawn == pytest.approx([0.25, 1.0, 0.0], abs=1e-5)
         assert drawn.dtype == np.float32
 
+    def test_idle_episodes_raise_the_noise_up_to_a_half(self):
+        exploration = Exploration(5, 0.5, 0.5)
+        settled = exploration.scale(20)
+        assert [exploration.scale(20, k) for k in (0, 1, 4)] == pytest.approx([settled, settled + 0.05, settled + 0.2])
+        assert exploration.scale(20, 100) == 0.5
+        assert exploration.scale(4, 100) == np.inf
+        assert Exploration(0, 0.8, 1.0).scale(3, 10) == 0.8
+
+
+def test_an_agent_that_has_settled_spends_its_budget():
+    problem, evaluator = coupled(6)
+    oracle = oracle_of(problem, evaluator, 40)
+    Ddpg(Ddpg.Options(hidden=(16, 16), noise=1e-3, warmup_episodes=1, updates=1)).search(oracle)
+    assert oracle.spent == 40
+
 
 class Watched(HaqDDPG):
     """Notes, after every update, how many episodes had ended."""
@@ -160,9 +175,9 @@ def test_actions_of_an_episode_explore_by_its_number(monkeypatch):
     episodes = []
     original = Exploration.draw
 
-    def spy(self, means, episode):
+    def spy(self, means, episode, idle=0):
         episodes.append(episode)
-        return original(self, means, episode)
+        return original(self, means, episode, idle)
 
     monkeypatch.setattr(Exploration, "draw", spy)
     search({"warmup_episodes": 2, "noise_decay": 1.0}, evaluations=4)

@@ -129,10 +129,16 @@ def test_masks_reach_the_policy(kind, monkeypatch):
         assert masks[rows, columns, actions[:, :, 0].astype(int)].all()
 
 
+@pytest.mark.parametrize("transitions", [2, 3, 64, 65, 66, 129, 131, 257, 4161, 16 * 997])
+def test_no_batch_holds_one_transition_alone(transitions):
+    size = batch_size(transitions)
+    assert 2 <= size <= 64
+    assert transitions % size != 1
+    assert size > 32 or transitions < 64
+
+
 @pytest.mark.parametrize(
-    ("transitions", "expected"), [(64, 64), (1, 1), (128, 64), (7, 7), (96, 48), (160, 80), (2 * 61, 61)]
+    "problem", [lambda: kernels(131, choices=range(3), mean=1.0), lambda: separable(1, budget=None)]
 )
-def test_batches_are_of_one_size(transitions, expected):
-    found = batch_size(transitions)
-    assert transitions % found == 0
-    assert abs(found - 64) <= abs(expected - 64)
+def test_one_environment_and_one_episode_an_update(problem):
+    assert run(agent("ppo", environments=1, episodes_per_update=1), *problem(), 3).spent >= 1

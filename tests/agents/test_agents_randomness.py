@@ -135,3 +135,10 @@ class TestAgents:
         resumed = run(agent(name), problem, evaluator, 10, seed=2, record=record)
         assert resumed.trials == whole
         assert evaluator.calls == sum(trial.evaluated for trial in whole[killed_after:])
+
+
+def test_a_seed_beyond_what_numpy_takes():
+    with Streams(2**40 + 3):
+        first = np.random.random_sample(3)
+    with Streams(3):
+        assert np.array_equal(first, np.random.random_sample(3))

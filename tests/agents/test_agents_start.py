@@ -44,7 +44,6 @@ def test_tensorboard_writes_events(name, tmp_path):
         ({"reward": "hag"}, PluginError, "unknown reward 'hag'.*haq"),
         ({"reward": "releq", "reward_options": {"thershold": 0.5}}, ConfigError, "threshold"),
         ({"sensitivity": "one-at-time"}, PluginError, "one-at-a-time"),
-        ({"init": "runs/none"}, ConfigError, "trained agent"),
     ],
 )
 def test_what_the_options_name_is_checked_before_a_search(name, options, error, match):

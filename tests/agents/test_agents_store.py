@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from qsearch.agents import store
 from qsearch.agents.levels import Agent
 from qsearch.agents.session import environment
 from qsearch.errors import ConfigError, StorageError
-from qsearch.oracle import Budget
+from qsearch.oracle import Budget, MemoryRecord
 from qsearch.testing.problems import kernels, separable
 
 PARTS = {"ddpg": ("agent",), "ppo": ("agent",), "hierarchical-ddpg": ("goals", "kernels")}
@@ -52,7 +54,7 @@ def test_everything_is_written(trained):
     name, folder = trained
     files = {path.name for path in (folder / "agent").iterdir()}
     replays = {f"{part}.npz" for part in PARTS[name]} if name != "ppo" else set()
-    assert files == {f"{part}.zip" for part in PARTS[name]} | replays
+    assert files == {f"{part}.zip" for part in PARTS[name]} | replays | {"horizon"}
 
 
 def test_the_agent_begins_with_what_was_learnt(trained):
@@ -123,6 +125,26 @@ def test_a_resumed_search_with_init_is_the_same(trained):
     assert first == again
 
 
+def test_a_run_keeps_what_it_began_with(trained, tmp_path):
+    name, folder = trained
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    whole = run(agent(name, init=str(source)), *small(), 6, seed=3, folder=tmp_path / "whole").trials
+    run(agent(name), *small(), 9, seed=9, folder=source)  # the source goes on, and then is gone
+    again = run(agent(name, init=str(source)), *small(), 6, seed=3, folder=tmp_path / "whole").trials
+    shutil.rmtree(source)
+    assert run(agent(name, init=str(source)), *small(), 6, seed=3, folder=tmp_path / "whole").trials == whole == again
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_budget_that_is_raised_goes_on_from_what_is_recorded(name, tmp_path):
+    record = MemoryRecord()
+    first = run(agent(name), *small(9), 12, seed=3, folder=tmp_path, record=record).trials
+    more = run(agent(name), *small(9), 20, seed=3, folder=tmp_path, record=record)
+    assert more.trials[:12] == first
+    assert len(record.trials()) == len(more.trials) == more.spent == 20
+
+
 class TestWrong:
     def refused(self, searcher, match, problem=None):
         problem, evaluator = problem or small()
@@ -147,13 +169,13 @@ class TestWrong:
 
     def test_other_hidden_sizes(self, trained):
         name, folder = trained
-        self.refused(agent(name, init=str(folder), hidden=(24, 16)), "must be of the same kind")
-        self.refused(agent(name, init=str(folder), hidden=(16,)), "must be of the same kind")
+        self.refused(agent(name, init=str(folder), hidden=(24, 16)), "of the same kind")
+        self.refused(agent(name, init=str(folder), hidden=(16,)), "of the same kind")
 
     def test_other_observations(self, trained):
         name, folder = trained
         if name != "hierarchical-ddpg":  # layer by layer there are ten, kernel by kernel fourteen
-            self.refused(agent(name, init=str(folder)), "must be of the same kind", separable(3))
+            self.refused(agent(name, init=str(folder)), "of the same kind", separable(3))
 
     @pytest.mark.parametrize("damage", ["zip", "npz", "no npz"])
     def test_damaged_files(self, damage, tmp_path):
@@ -163,7 +185,7 @@ class TestWrong:
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[:200])
-        self.refused(agent("ddpg", init=str(tmp_path)), "must be of the same kind")
+        self.refused(agent("ddpg", init=str(tmp_path)), "of the same kind")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from qsearch import oracle as module
 from qsearch.assignment import BitAssignment
-from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, SpaceError
+from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, SpaceError, UserError
 from qsearch.oracle import PROPOSALS_PER_EVALUATION, Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound
 from qsearch.testing.problems import coupled, separable
@@ -318,3 +318,12 @@ def test_sensitivities_are_computed_once_per_name_and_options():
     assert (evaluator.calls, oracle.spent) == (0, 0)
     row = first.damage["layer1.weight"][0]
     np.testing.assert_allclose(row, evaluator.curvature[1] * 4.0 ** -np.asarray([2, 4, 6, 8.0]), rtol=1e-6)
+
+
+def test_a_copy_in_another_process_is_refused(monkeypatch):
+    problem, evaluator = separable(3)
+    oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=3))
+    oracle.evaluate(problem.space.decode(problem.space.lowest))
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(UserError, match="in the process that made it"):
+        oracle.evaluate(problem.space.decode(problem.space.lowest))

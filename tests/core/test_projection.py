@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from qsearch.problem import Bound, Objective, Problem
 from qsearch.projection import project
 from qsearch.protocols import CostModel
 from qsearch.space import build_space
+from qsearch.testing.problems import separable
 
 METRICS = ("latency", "energy")
 
@@ -137,3 +139,10 @@ def test_by_hand():
             space, cost, (Objective("loss", "minimize"),), (Bound("latency", float(limit), False, "latency"),)
         )
         assert tuple(space.decode(project(problem, space.highest)).values()) == bits
+
+
+def test_a_lower_bound_is_no_reason_to_lower_bits():
+    problem, _ = separable(4, budget=0.6)
+    top = float(problem.cost.estimate_many(problem.space.highest[None])["size"][0])
+    both = replace(problem, bounds=(*problem.bounds, Bound("size", 0.99 * top, True, "size >= 0.99")))
+    assert np.array_equal(project(both, problem.space.highest), project(problem, problem.space.highest))

@@ -14,6 +14,8 @@ from qsearch.envs.features import AUTOQ
 from qsearch.envs.hierarchical import HierarchicalEnv
 from qsearch.envs.kernelwise import KernelwiseEnv
 from qsearch.layers import Layer
+from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
+from qsearch.testing.problems import kernels
 
 
 class Recorder:
@@ -223,3 +225,18 @@ def test_a_step_is_a_decision_and_a_conclusion():
     reward, found = parts.conclude(parts.oracle.evaluate(parts.proposal()))
     assert reward == rewards[-1]
     assert np.array_equal(found["executed_actions"], info["executed_actions"])
+
+
+@pytest.mark.parametrize("count", [16, (6, 8)])
+def test_with_masks_a_goal_stays_within_the_budget(count):
+    problem, evaluator = kernels(count, mean=4.0)
+    env = HierarchicalEnv(CampaignOracle(problem, evaluator, MemoryRecord(), Budget(9)), budget="mask")
+    assert env.kernels.highest_mean() == pytest.approx(
+        min(8.0, 4.0 * problem.space.dimension / env.steps[0].weight.length)
+    )
+    *_, info = play(env, np.ones((len(env.steps), 2), dtype=np.float32))
+    means = [env.kernels.mean_bits(step.weight, info["executed"]) for step in env.steps]
+    weights = [step.weight.length for step in env.steps]
+    assert np.average(means, weights=weights) == pytest.approx(4.0)  # the whole budget, and no more
+    goals = [bits_at(action, range(9)) for action in info["executed_actions"][:, 0].tolist()]
+    assert goals == pytest.approx(means, abs=1e-5)

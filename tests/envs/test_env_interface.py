@@ -305,3 +305,16 @@ def test_network_order_is_the_order_of_decisions():
         for site, kernels in ((layer.weight_site, layer.out_channels), (layer.activation_site, 1))
         for kernel in range(kernels)
     ]
+
+
+@pytest.mark.parametrize("zeta", [-0.1, 1.1, float("nan")])
+def test_zeta_is_a_share(zeta):
+    with pytest.raises(ConfigError, match="zeta"):
+        KernelwiseEnv(oracle_of(problem_of()), zeta=zeta)
+
+
+def test_a_goal_is_a_number():
+    env = KernelwiseEnv(oracle_of(problem_of()))
+    name = env.schedule.space.variables[0].name
+    with pytest.raises(SpaceError, match="goal"):
+        env.reset(options={"goals": {name: float("nan")}})

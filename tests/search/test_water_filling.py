@@ -269,3 +269,10 @@ def test_wrong_sensitivities_are_answered_before_the_search(options, error, matc
 def test_wrong_options_are_answered_when_the_searcher_is_made():
     with pytest.raises(ConfigError, match="did you mean 'sensitivity'"):
         registry.create("searchers", "water-filling", {"sensitivty": "one-at-a-time"})
+
+
+def test_a_lower_bound_on_a_cost_is_no_reason_to_stay_at_the_floor():
+    problem, evaluator = separable(4)
+    least = Bound("size", 0.8 * problem.bounds[0].limit, True, "size >= 0.8 of the limit")
+    oracle = run(Problem(problem.space, problem.cost, problem.objectives, (*problem.bounds, least)), evaluator, 15)
+    assert sum(trial.feasible for trial in oracle.trials) > 5
