@@ -54,7 +54,13 @@ def best_losses(case: str, entry: tuple[str, dict[str, Any]], seed: int) -> tupl
     marks = EPISODES[case]
     oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=max(marks)), seed)
     seen: list[int] = []  # evaluations spent at the end of each episode
-    oracle.on_note = lambda notes: seen.append(oracle.spent)
+
+    def count(notes: Mapping[str, float]) -> None:
+        seen.append(oracle.spent)
+        if len(seen) == max(marks):
+            raise BudgetExhausted("all episodes are over")
+
+    oracle.on_note = count
     start = time.perf_counter()
     with contextlib.suppress(BudgetExhausted):
         registry.create("searchers", *entry).search(oracle)

@@ -2,6 +2,7 @@
 
     python benchmarks/kernelwise_against_layerwise.py latency
     python benchmarks/kernelwise_against_layerwise.py energy
+    python benchmarks/kernelwise_against_layerwise.py bops --hardware bops    where every kernel counts for itself
 
 Every searcher gets as many evaluations (``--evaluations``) to find the least latency or energy with an accuracy on
 validation data of at least the float network's less half a point. Printed: the cost of what it found as a share of
@@ -66,7 +67,7 @@ SEARCHERS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
 
 
 @cache
-def setting(granularity: str, metric: str) -> Setting:
+def setting(granularity: str, hardware: str, metric: str) -> Setting:
     """The problem; each process prepares it once."""
     return prepare(
         parse(
@@ -74,7 +75,7 @@ def setting(granularity: str, metric: str) -> Setting:
                 "name": "kernelwise",
                 "budget": {"evaluations": 1},
                 "workload": "digits-resnet",
-                "hardware": "bismo",
+                "hardware": hardware,
                 "space": {"granularity": granularity},
                 "searcher": "random",
                 "objectives": [{"metric": metric, "direction": "minimize"}],
@@ -85,9 +86,11 @@ def setting(granularity: str, metric: str) -> Setting:
     )
 
 
-def found(granularity: str, metric: str, name: str, evaluations: int, seed: int) -> tuple[float, float, float, int]:
+def found(
+    granularity: str, hardware: str, metric: str, name: str, evaluations: int, seed: int
+) -> tuple[float, float, float, int]:
     """Cost relative to uniform 8 bits, accuracy on test data, seconds, evaluations; NaN where nothing met the accuracy."""
-    given = setting(granularity, metric)
+    given = setting(granularity, hardware, metric)
     limit = given.float_quality.metric - POINTS
     bound = replace(given.problem.bounds[0], limit=limit, label=f"accuracy >= {limit:.4f}")
     problem = replace(given.problem, bounds=(bound,))
@@ -119,7 +122,8 @@ def cell(values: Sequence[float], digits: int = 3) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("metric", choices=("latency", "energy"))
+    parser.add_argument("metric", help="latency, energy, or another that the hardware has")
+    parser.add_argument("--hardware", default="bismo", help="cost model (default bismo)")
     parser.add_argument("--evaluations", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=5, help="of searchers that use chance (default 5)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="searchers to run, of either kind")
@@ -137,7 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 seeds = range(given.seeds if getattr(load("searchers", plugin), "stochastic", True) else 1)
                 n = len(seeds)
-                columns = ([granularity] * n, [given.metric] * n, [name] * n, [given.evaluations] * n)
+                columns = (
+                    [granularity] * n,
+                    [given.hardware] * n,
+                    [given.metric] * n,
+                    [name] * n,
+                    [given.evaluations] * n,
+                )
                 rows = list(pool.map(found, *columns, seeds))
                 costs, tests, seconds, spent = zip(*rows, strict=True)
                 missed = int(np.isnan(costs).sum())
