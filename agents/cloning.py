@@ -54,7 +54,7 @@ def clone(model: HaqDDPG, seen: NDArray[np.float32], taken: NDArray[np.float32])
         batch = torch.randint(len(observations), (BATCH,))
         loss = torch.nn.functional.mse_loss(model.actor(observations[batch]), actions[batch])
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
         schedule.step()
         losses.append(float(loss.detach()))

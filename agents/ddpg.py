@@ -12,18 +12,17 @@ together in its first layer, as Stable-Baselines3 has it; schedules scale with t
 from __future__ import annotations
 
 from qsearch.agents import store
-from qsearch.agents.callbacks import EndOfEpisode
 from qsearch.agents.checks import check
 from qsearch.agents.haq import HaqDDPG
 from qsearch.agents.learner import EPISODES_KEPT, LearnerOptions, exploration_of, make_learner
+from qsearch.agents.learning import learn
 from qsearch.agents.lockstep import LockstepVecEnv
 from qsearch.agents.options import FlatOptions
 from qsearch.agents.randomness import Streams
-from qsearch.agents.session import Episodes, Guarded, agent_folder, environment, horizon, nothing_to_decide
+from qsearch.agents.session import Guarded, agent_folder, environment, horizon, nothing_to_decide
 from qsearch.agents.tensorboard import logger
 from qsearch.envs.actions import to_actions
 from qsearch.envs.base import BitwidthEnv
-from qsearch.errors import BudgetExhausted
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.search.draws import uniform_vectors
@@ -51,14 +50,7 @@ class Ddpg(Searcher):
         with Streams(oracle.seed) as streams:
             guarded = Guarded(oracle, streams)
             made = environment(guarded, self.options)
-            episodes = Episodes(guarded, self.options.patience)
-            model = self._model(guarded, made)
-            try:
-                model.learn(2**62, callback=EndOfEpisode(episodes), log_interval=1)
-            except BudgetExhausted:
-                pass
-            finally:
-                store.save(model, agent_folder(oracle))
+            learn(self._model(guarded, made), guarded, self.options.patience)
 
     def _model(self, oracle: Guarded, made: BitwidthEnv) -> HaqDDPG:
         options, count = self.options, len(made.schedule)

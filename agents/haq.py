@@ -77,7 +77,8 @@ def truncated_normal(mean: NDArray[Any], scale: float, uniform: NDArray[np.float
 class HaqDDPG(DDPG):
     """DDPG that explores as HAQ does; ``exploration`` and ``actor_rate`` must be set before it learns.
 
-    ``idle`` is k, kept up to date by who counts episodes. ``script`` holds actions in [0, 1] of the first episodes, shape (T, A) each: what to begin with in place of chance.
+    ``idle`` is k, kept up to date by who counts episodes. ``script`` holds actions in [0, 1] of the first episodes, shape
+    (T, A) each: what to begin with in place of chance.
     """
 
     exploration: Exploration

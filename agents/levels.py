@@ -196,7 +196,7 @@ class Agent:
         )
         if isinstance(self.controller, Learned):
             chosen = self._kernels
-            self.low.replay_buffer.extend(  # type: ignore[union-attr]
+            self.low.replay_buffer.extend(  # type: ignore[union-attr]  # make_learner gave it one
                 info["kernel_observations"][chosen],
                 info["kernel_actions"][chosen],
                 info["intrinsic"][chosen].astype(np.float32),

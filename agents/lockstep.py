@@ -29,7 +29,7 @@ class LockstepVecEnv(DummyVecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; at the end of their episodes, evaluate together and begin again."""
-        environments: list[BitwidthEnv] = self.envs  # type: ignore[assignment]
+        environments: list[BitwidthEnv] = self.envs  # type: ignore[assignment]  # made by `make`, declared as any environment
         infos: list[dict[str, Any]] = [{} for _ in environments]
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         observations = [env.decide(action) for env, action in zip(environments, self.actions, strict=True)]

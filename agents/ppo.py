@@ -16,14 +16,13 @@ from pydantic import Field, PositiveInt
 from sb3_contrib import MaskablePPO
 
 from qsearch.agents import store
-from qsearch.agents.callbacks import EndOfEpisode
 from qsearch.agents.checks import check
+from qsearch.agents.learning import learn
 from qsearch.agents.lockstep import LockstepVecEnv
 from qsearch.agents.options import FlatOptions
 from qsearch.agents.randomness import Streams
-from qsearch.agents.session import Episodes, Guarded, agent_folder, environment, horizon, nothing_to_decide
+from qsearch.agents.session import Guarded, agent_folder, environment, horizon, nothing_to_decide
 from qsearch.agents.tensorboard import logger
-from qsearch.errors import BudgetExhausted
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 
@@ -61,20 +60,13 @@ class Ppo(Searcher):
             return
         with Streams(oracle.seed) as streams:
             guarded = Guarded(oracle, streams)
-            model = self._model(guarded)
-            episodes = Episodes(guarded, self.options.patience)
-            try:
-                model.learn(2**62, callback=EndOfEpisode(episodes), log_interval=1)
-            except BudgetExhausted:
-                pass
-            finally:
-                store.save(model, agent_folder(oracle))
+            learn(self._model(guarded), guarded, self.options.patience)
 
     def _model(self, oracle: Guarded) -> MaskablePPO:
         options = self.options
         count = min(options.environments, horizon(oracle, options.episodes))
         environments = LockstepVecEnv(lambda: environment(oracle, options, discrete=True), count)
-        decisions = len(environments.envs[0].schedule)  # type: ignore[attr-defined]
+        decisions = len(environments.envs[0].schedule)  # type: ignore[attr-defined]  # declared as any environment
         rounds = max(-(-options.episodes_per_update // count), -(-2 // (count * decisions)))
         transitions = rounds * count * decisions
         model = MaskablePPO(

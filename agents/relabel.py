@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.envs.actions import position_of
+from qsearch.envs.actions import needed_positions, position_of
 from qsearch.envs.features import AUTOQ, columns
 
 DRAWS = 8
@@ -65,14 +65,6 @@ class LayerRecord:
         seen[:, _PLACE["goal"]] = position_of(goal, self.choices)
         seen[:, _PLACE["needed"]] = needed_positions(self.bits, goal, self.choices)
         return seen
-
-
-def needed_positions(bits: NDArray[np.float64], goal: float, choices: tuple[int, ...]) -> NDArray[np.float64]:
-    """Position of the mean bits that kernels j.. must have for a mean of ``goal``, given those before, shape (K,)."""
-    count = len(bits)
-    before = np.concatenate([[0.0], np.cumsum(bits)[:-1]])
-    mean = (goal * count - before) / (count - np.arange(count))
-    return np.asarray((np.interp(mean, choices, np.arange(len(choices))) + 0.5) / len(choices))
 
 
 def candidates(goal: float, record: LayerRecord, normal: NDArray[np.float64]) -> list[float]:

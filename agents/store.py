@@ -1,7 +1,7 @@
 """Trained agents on disk: networks and optimisers (``NAME.zip``, as Stable-Baselines3 writes it), replay (``NAME.npz``).
 
-Observations are scaled by the space of the problem at hand, so that an agent fits any network and any hardware (``ppo``: with as many choices). What else
-is scaled, the reward baseline, is in the replay.
+Observations are scaled by the space of the problem at hand, so that an agent fits any network and any hardware
+(``ppo``: with as many choices). What else is scaled, the reward baseline, is in the replay.
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def source(run: str, folder: Path | None, *names: str) -> Path:
     if own is None:
         return origin
     try:
-        for path in sorted(
-            origin.glob("*.[nz][pi][zp]"), key=lambda item: item.suffix
-        ):  # .npz first: .zip says it is whole
-            write_atomically(own / path.name, path.read_bytes())
+        for path in (origin / f"{name}{suffix}" for name in names for suffix in (".npz", ".zip")):
+            if path.is_file():  # the .zip comes last: it says that the copy is whole
+                write_atomically(own / path.name, path.read_bytes())
     except OSError as error:
         raise StorageError("the agent's folder must be writable", got=f"{own}: {error}") from error
     return own

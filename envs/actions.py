@@ -40,3 +40,11 @@ def position_of(bits: float, choices: Sequence[int]) -> float:
 def bits_at(position: float, choices: Sequence[int]) -> float:
     """Inverse of :func:`position_of`: a real number of bits within the choices."""
     return float(np.interp(position * len(choices) - 0.5, np.arange(len(choices)), choices))
+
+
+def needed_positions(bits: NDArray[np.float64], goal: float, choices: Sequence[int]) -> NDArray[np.float64]:
+    """Position of the mean bits that kernels j.. must have for a mean of ``goal``, given those before, shape (K,)."""
+    count = len(bits)
+    before = np.concatenate([[0.0], np.cumsum(bits)[:-1]])
+    mean = (goal * count - before) / (count - np.arange(count))
+    return np.asarray((np.interp(mean, choices, np.arange(len(choices))) + 0.5) / len(choices))

@@ -31,6 +31,7 @@ The oracle's ``BudgetExhausted`` passes through ``step``: there is nothing left 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal
 
 import gymnasium
@@ -40,7 +41,7 @@ from numpy.typing import NDArray
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.envs.actions import to_action, to_index
+from qsearch.envs.actions import to_action, to_actions, to_index
 from qsearch.envs.budget import Allowance
 from qsearch.envs.features import columns
 from qsearch.envs.render import ansi, picture
@@ -56,7 +57,43 @@ Observation = NDArray[np.float32]
 Info = dict[str, Any]
 
 
-class BitwidthEnv(gymnasium.Env[Observation, Any]):
+class EpisodeEnv(gymnasium.Env[Observation, Any]):
+    """An episode in parts: decisions without an evaluation, and one evaluation at the end."""
+
+    oracle: Oracle
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Everything is decided."""
+
+    @abstractmethod
+    def decide(self, action: Any) -> Observation:
+        """The part of a step that needs no evaluation."""
+
+    @abstractmethod
+    def proposal(self) -> BitAssignment:
+        """The assignment of a finished episode, within the budget."""
+
+    @abstractmethod
+    def conclude(self, trial: Trial) -> tuple[float, Info]:
+        """Reward and ``info`` of a finished episode, once the oracle has answered."""
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        """Decide; the last step evaluates.
+
+        Raises:
+            UserError: the episode has ended.
+            BudgetExhausted: from the oracle.
+        """
+        observation = self.decide(action)
+        if not self.done:
+            return observation, 0.0, False, False, {}
+        reward, info = self.conclude(self.oracle.evaluate(self.proposal()))
+        return observation, reward, True, False, info
+
+
+class BitwidthEnv(EpisodeEnv):
     """An episode decides the bits of a network.
 
     Args:
@@ -118,19 +155,6 @@ class BitwidthEnv(gymnasium.Env[Observation, Any]):
         self._clear()
         return self._observe(0), {}
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
-        """Take a decision; the last one evaluates.
-
-        Raises:
-            UserError: the episode has ended.
-            BudgetExhausted: from the oracle.
-        """
-        observation = self.decide(action)
-        if not self.done:
-            return observation, 0.0, False, False, {}
-        reward, info = self.conclude(self.oracle.evaluate(self.proposal()))
-        return observation, reward, True, False, info
-
     @property
     def done(self) -> bool:
         """All decisions are taken."""
@@ -186,8 +210,7 @@ class BitwidthEnv(gymnasium.Env[Observation, Any]):
         actions = self._actions.copy()
         changed: NDArray[np.bool_] = self.schedule.taken(self._x) != taken
         if changed.any():
-            counts = self.schedule.counts
-            actions[changed] = (taken if self._discrete else (taken + 0.5) / counts)[changed]
+            actions[changed] = (taken if self._discrete else to_actions(taken, self.schedule.counts))[changed]
         info = {
             "trial": trial,
             "executed": self._executed,

@@ -13,14 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from qsearch.assignment import BitAssignment
 from qsearch.envs.actions import bits_at, position_of
-from qsearch.envs.base import Info, Observation
+from qsearch.envs.base import EpisodeEnv, Info, Observation
 from qsearch.envs.controllers import Controller, GoalTracking
 from qsearch.envs.features import AUTOQ, columns
 from qsearch.envs.kernelwise import KernelwiseEnv
@@ -40,7 +39,7 @@ class Step:
     activation: Variable | None
 
 
-class HierarchicalEnv(gymnasium.Env[Observation, Any]):
+class HierarchicalEnv(EpisodeEnv):
     """Wraps a :class:`KernelwiseEnv`, whose kernels are decided by a low-level controller.
 
     Observations ``Box(0, 1, (14,))``: those of the layer's first kernel, with the goal and the activation bits of the
@@ -61,6 +60,7 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
     def __init__(self, oracle: Oracle, *, controller: Controller | None = None, **settings: Any) -> None:
         if settings.get("discrete"):
             raise UserError("goals are real numbers", got="discrete=True", fix="leave discrete out")
+        self.oracle = oracle
         self.kernels = KernelwiseEnv(oracle, **settings)
         self.controller: Controller = controller or GoalTracking()
         self.steps = _steps(self.kernels)
@@ -69,30 +69,12 @@ class HierarchicalEnv(gymnasium.Env[Observation, Any]):
         self.render_mode = self.kernels.render_mode
         self._clear()
 
-    @property
-    def oracle(self) -> Oracle:
-        """Where assignments are evaluated."""
-        return self.kernels.oracle
-
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Info]:
         """Begin an episode."""
         super().reset(seed=seed)
         self.kernels.reset(seed=seed, options=options)
         self._clear()
         return self._observe(0), {}
-
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
-        """Decide a layer; the last one evaluates.
-
-        Raises:
-            UserError: the episode has ended.
-            BudgetExhausted: from the oracle.
-        """
-        observation = self.decide(action)
-        if not self.done:
-            return observation, 0.0, False, False, {}
-        reward, info = self.conclude(self.oracle.evaluate(self.proposal()))
-        return observation, reward, True, False, info
 
     @property
     def position(self) -> int:

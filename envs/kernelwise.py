@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.envs.actions import position_of
+from qsearch.envs.actions import needed_positions, position_of
 from qsearch.envs.base import BitwidthEnv, Info, Observation
 from qsearch.envs.features import AUTOQ, static_features
 from qsearch.envs.rewards import intrinsic
@@ -131,18 +131,10 @@ class KernelwiseEnv(BitwidthEnv):
         """See :meth:`BitwidthEnv.observations`; goals are those of this episode."""
         found = super().observations(x)
         for variable in self.schedule.space.variables:
-            found[variable.slice, self._place["goal"]] = position_of(self.goal(variable), variable.choices)
-            found[variable.slice, self._place["needed"]] = self.needed(variable, x, self.goal(variable))
+            goal, bits = self.goal(variable), np.asarray(variable.choices, dtype=np.float64)[x[variable.slice]]
+            found[variable.slice, self._place["goal"]] = position_of(goal, variable.choices)
+            found[variable.slice, self._place["needed"]] = needed_positions(bits, goal, variable.choices)
         return found
-
-    def needed(self, variable: Variable, x: NDArray[np.int64], goal: float) -> NDArray[np.float64]:
-        """Position of the mean bits still needed before each kernel of an executed episode, shape (K,)."""
-        bits = np.asarray(variable.choices, dtype=np.float64)[x[variable.slice]]
-        before = np.concatenate([[0.0], np.cumsum(bits)[:-1]])
-        left = variable.length - np.arange(variable.length)
-        mean = (goal * variable.length - before) / left
-        count = len(variable.choices)
-        return (np.interp(mean, variable.choices, np.arange(count)) + 0.5) / count
 
     def _clear(self) -> None:
         super()._clear()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from qsearch.agents.goals import GoalReplay
 from qsearch.agents.levels import layer_records
-from qsearch.agents.relabel import DRAWS, LayerRecord, candidates, needed_positions, relabelled
-from qsearch.envs.actions import bits_at, position_of
+from qsearch.agents.relabel import DRAWS, LayerRecord, candidates, relabelled
+from qsearch.envs.actions import bits_at, needed_positions, position_of
 from qsearch.envs.features import AUTOQ, columns
 from qsearch.envs.hierarchical import HierarchicalEnv
 from qsearch.testing.problems import kernels

@@ -1,11 +1,16 @@
-"""What Stable-Baselines3 is told at each step of its own loop."""
+"""Learning in Stable-Baselines3's own loop, from the first episode to what is kept of it."""
 
 from __future__ import annotations
 
+import contextlib
+
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
+from qsearch.agents import store
 from qsearch.agents.haq import HaqDDPG
-from qsearch.agents.session import Episodes
+from qsearch.agents.session import Episodes, Guarded, agent_folder
+from qsearch.errors import BudgetExhausted
 
 
 class EndOfEpisode(BaseCallback):
@@ -26,3 +31,12 @@ class EndOfEpisode(BaseCallback):
             self.logger.record("rollout/reward", rewards[-1])
         self._over = self._episodes.over
         return True
+
+
+def learn(model: BaseAlgorithm, oracle: Guarded, patience: int) -> None:
+    """Learn until the budget is spent or nothing new is found; what is learnt is kept, however it ends."""
+    try:
+        with contextlib.suppress(BudgetExhausted):
+            model.learn(2**62, callback=EndOfEpisode(Episodes(oracle, patience)), log_interval=1)
+    finally:
+        store.save(model, agent_folder(oracle))
