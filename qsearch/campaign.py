@@ -130,6 +130,7 @@ def _problem(config: CampaignConfig, cost: NetworkCost, float_quality: Quality) 
         bounds=tuple(resolve(constraint.build(), cost, float_quality.values) for constraint in config.constraints),
         quality_name=float_quality.name,
         float_quality=dict(float_quality.values),
+        float_outcomes=float_quality.outcomes,
     )
     problem.check_floor()
     return problem

@@ -123,6 +123,34 @@ def search(
 
 
 @app.command()
+def sensitivity(
+    workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
+    sensitivity_: Annotated[str, typer.Option("--sensitivity", help="How it is found.")] = "fisher",
+    weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
+    evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
+    output: Annotated[Path | None, typer.Option(help="Folder for a page, plots, CSV and JSON.")] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Change a setting: sensitivity.options.samples=64")] = [],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much damage each number of bits does to each layer."""
+    from qsearch import commands, survey
+
+    settings: dict[str, Any] = {
+        "workload": workload,
+        "sensitivity": sensitivity_,
+        "evaluator": evaluator,
+        "space": {
+            "weight_bits": arguments.bits(weight_bits),
+            "activation_bits": arguments.bits(activation_bits),
+            "granularity": granularity,
+        },
+    }
+    commands.sensitivity(survey.parse(settings, set_, "the command line"), output, as_json)
+
+
+@app.command()
 def resume(
     folder: RunArgument,
     evaluations: Annotated[int | None, typer.Option(help="A larger budget.", show_default=False)] = None,

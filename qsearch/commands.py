@@ -14,10 +14,14 @@ from qsearch.config import Sweep
 from qsearch.errors import ConfigError, Interrupted
 from qsearch.report.artifacts import attach
 from qsearch.report.comparison import comparison_rows
+from qsearch.report.sensitivity_page import write_survey
+from qsearch.report.sensitivity_table import notes, sensitivity_json, sensitivity_table
 from qsearch.report.summary import comparison_summary, summary
 from qsearch.report.terminal import comparison_table, run_table
 from qsearch.report.write import write_comparison, write_report
 from qsearch.run import Run
+from qsearch.survey import SurveyConfig
+from qsearch.surveyor import survey
 from qsearch.sweep import run_folders, run_sweep
 from qsearch.terminal import search_progress, set_up_logging
 from qsearch.trial import Trial
@@ -69,6 +73,24 @@ def compare(runs: list[Run], folder: Path, as_json: bool) -> None:
     else:
         print_table(comparison_table(rows))
         print(f"report     {page.html}")
+
+
+def sensitivity(config: SurveyConfig, output: Path | None, as_json: bool) -> None:
+    """Find the sensitivities of a workload, print them, and write page and files into a folder if one is given."""
+    set_up_logging()
+    try:
+        found = survey(config)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
+    written = None if output is None else write_survey(found, output)
+    if as_json:
+        print_json(sensitivity_json(found))
+        return
+    print_table(sensitivity_table(found))
+    for name, text in notes(found).items():
+        print(f"{name:<10} {text}")
+    if written is not None:
+        print(f"report     {written.page.html}")
 
 
 def report(run: Run) -> str:

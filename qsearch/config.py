@@ -242,6 +242,15 @@ def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
     value = sweep.model_dump(mode="json")
     for key in ("searcher", "seed"):
         value[key] = value[key][0] if len(value[key]) == 1 else value[key]
+    return parse(changed(value, changes), where) if changes else sweep
+
+
+def changed(value: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Settings with some of them changed, each as ``path.to.setting=value`` with a YAML value.
+
+    Raises:
+        ConfigError: not of that form.
+    """
     for change in changes:
         path, found, text = change.partition("=")
         if not found:
@@ -256,7 +265,7 @@ def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:
             target[last] = YAML(typ="safe").load(text)
         except (YAMLError, ValueError) as error:
             raise ConfigError(f"the value of {path} must be YAML", got=" ".join(str(error).split())) from None
-    return parse(value, where) if changes else sweep
+    return value
 
 
 def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:

@@ -63,7 +63,7 @@ class NetworkCost:
 
     @cached_property
     def additive(self) -> bool:
-        """Whether the network's cost is the sum of its layers' costs, so that integer programming is exact."""
+        """Whether the network's cost is the sum, or the greatest, of its layers' costs: integer programming is exact."""
         return bool(getattr(self.model, "additive", True))
 
     def estimate(self, assignment: BitAssignment) -> Cost:
@@ -105,15 +105,18 @@ class NetworkCost:
         for other models the cost of the fewest bits, as costs are monotone in bits.
         """
         lowest = float(self.estimate_many(self.space.lowest[None])[metric][0])
-        return min(lowest, self._sum_of_layers(metric, min)) if self.additive else lowest
+        return min(lowest, self._over_layers(metric, min)) if self.additive else lowest
 
     def ceiling(self, metric: str) -> float:
         """The most that any assignment of the space costs; exact, or an upper bound, where :meth:`floor` is."""
         highest = float(self.estimate_many(self.space.highest[None])[metric][0])
-        return max(highest, self._sum_of_layers(metric, max)) if self.additive else highest
+        return max(highest, self._over_layers(metric, max)) if self.additive else highest
 
-    def _sum_of_layers(self, metric: str, pick: Callable[[list[float]], float]) -> float:
-        """Sum over the layers of the least or the greatest cost of each, all kernels of a layer at the same bits."""
+    def _over_layers(self, metric: str, pick: Callable[[list[float]], float]) -> float:
+        """The least or the greatest cost of each layer, summed, or the greatest of them for a metric of ``maxima``.
+
+        All kernels of a layer are at the same bits.
+        """
         sites = {site.name: site for site in self.space.sites}
         fixed = self.space.fixed or {}
         total = 0.0
@@ -129,7 +132,7 @@ class NetworkCost:
                 weight = np.full(layer.kernels, bits[0], dtype=np.int64)
                 ask = partial(self.model.layer_cost, layer, weight, bits[1] if len(bits) > 1 else FLOAT_BITS)
                 costs.append(_ask(ask)[metric])
-            total += pick(costs)
+            total = max(total, pick(costs)) if metric in getattr(self.model, "maxima", ()) else total + pick(costs)
         return float(total)
 
     def _check_complete(self, metrics: Mapping[str, object]) -> None:

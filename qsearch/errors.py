@@ -99,8 +99,9 @@ class BudgetExhausted(Failure):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The fix for an unknown name: the closest known one, then all of them."""
+    """The fix for an unknown name: the closest known one, then all of them. Of equally close ones, letters swapped win."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close.sort(key=lambda other: (-difflib.SequenceMatcher(None, other, name).ratio(), sorted(other) != sorted(name)))
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names) or 'none'}"

@@ -1,11 +1,35 @@
-"""Writes that never leave half a file."""
+"""Writes that never leave half a file; where what can be computed again is kept."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: ``QSEARCH_CACHE``, else the platform's cache folder. It need not exist."""
+    chosen = os.environ.get("QSEARCH_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("qsearch")
+
+
+def content_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over the names and contents of files, in the order of their names.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        content = path.read_bytes()
+        total.update(f"{path.name} {len(content)}\n".encode())
+        total.update(content)
+    return total.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

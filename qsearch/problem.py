@@ -139,6 +139,7 @@ class Problem:
         bounds: limits; those on cost metrics are known before an evaluation is spent.
         quality_name: name of the workload's metric ("accuracy").
         float_quality: metric → value of the float network, where it is known; rewards are relative to it.
+        float_outcomes: its score on each validation sample, shape (n,), where known: what paired tests compare with.
     """
 
     space: SearchSpace
@@ -147,6 +148,7 @@ class Problem:
     bounds: tuple[Bound, ...] = ()
     quality_name: str = "accuracy"
     float_quality: Mapping[str, float] = field(default_factory=dict)
+    float_outcomes: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.objectives:

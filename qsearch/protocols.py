@@ -10,10 +10,10 @@ Contracts that check a plug-in are in :mod:`qsearch.testing`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class CostModel(Protocol):
     """What an assignment costs on one piece of hardware.
 
-    Inherit from it and write ``units`` and ``layer_cost``: the network then costs the sum of its layers. Override
+    Inherit from it and write ``units`` and ``layer_cost``: the network then costs the sum of its layers, or their
+    greatest for metrics named in ``maxima``. Override
     ``estimate`` where that is not so, and set ``additive = False``. Costs are per forward pass, finite,
     never negative, and non-decreasing in every bit.
     """
@@ -46,6 +47,9 @@ class CostModel(Protocol):
 
     kernel_additive: bool = False
     """Whether a layer costs the mean, over its kernels, of what it would cost with that kernel's bits everywhere."""
+
+    maxima: Collection[str] = frozenset()
+    """Metrics of which the network has the greatest of its layers' and not their sum: {"peak_memory"}."""
 
     def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
         """Cost of one layer. ``weight_bits`` has shape (kernels,); 0 is a pruned kernel, 32 is float."""
@@ -63,7 +67,8 @@ class CostModel(Protocol):
         totals: dict[str, float] = {}
         for found in parts.values():  # plain addition: sum() is compensated from Python 3.12, vectorised sums are not
             for metric, value in found.items():
-                totals[metric] = totals.get(metric, 0.0) + value
+                so_far = totals.get(metric, 0.0)
+                totals[metric] = max(so_far, value) if metric in self.maxima else so_far + value
         return Cost(totals, dict(self.units), parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
@@ -161,17 +166,80 @@ class Probe:
     samples: int
 
 
+Correction: TypeAlias = Literal["none", "shift", "moments"]
+"""Nothing, the change of the mean, or that of the mean and of the variance, as behind a batch-norm."""
+
+
+class FloatNetwork(Protocol):
+    """The float network with its calibration data, for sensitivities that differentiate its loss."""
+
+    model: nn.Module
+    """A copy, in evaluation mode; its parameters take gradients."""
+    layers: Mapping[str, nn.Module]
+    """Layer name → its module within ``model``."""
+
+    def batches(self) -> Iterator[tuple[Any, Tensor]]:
+        """Calibration data in order: inputs, a tensor or a tuple of tensors, and targets."""
+        ...
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over a batch, a scalar that can be differentiated."""
+        ...
+
+    def quantized_weight(self, site: str, bits: int) -> Tensor:
+        """A weight at one bitwidth, in the shape of the weight."""
+        ...
+
+    def quantized_input(self, site: str, bits: int, x: Tensor) -> Tensor:
+        """A layer's input as it is at one bitwidth."""
+        ...
+
+    def step(self, site: str, bits: int) -> Tensor:
+        """Distance of a quantiser's levels: shape (kernels,) of a weight, () of an input; not negative.
+
+        A weight at 0 bits has one level: its step is √12 times its root mean square, so that step²/12 is what
+        quantisation loses there too.
+        """
+        ...
+
+    def correction(self, layer: str) -> Correction:
+        """What an evaluation takes out again of how quantisation changes a layer's output, channel by channel."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """An evaluator whose float network sensitivities may differentiate."""
+
+    def float_network(self) -> FloatNetwork:
+        """A copy to work on."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """An evaluator that can say what its answers on calibration data depend on; sensitivities of such are cached."""
+
+    def fingerprint(self) -> str:
+        """A digest that differs wherever such an answer may: weights, data, options, code."""
+        ...
+
+
 @dataclass(frozen=True)
 class SensitivityTable:
-    """Predicted damage of each choice of each variable, others left in float; damages are taken to add up.
+    """Predicted damage of each choice of each variable, others left in float, and of pairs beyond their sum.
 
     Attributes:
         damage: variable name → shape (kernels, choices); (1, choices) for layer-wise variables.
-        samples: samples passed through the network to find it.
+        samples: samples passed through the network to find it, in float forward passes: a backward pass counts
+            for two.
+        interactions: names of two layer-wise variables, in the order of the space → shape (choices, choices'): damage
+            of both beyond the sum of each; pairs that are not in it do not interact.
     """
 
     damage: Mapping[str, NDArray[np.float64]]
     samples: int
+    interactions: Mapping[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
 
 
 class Sensitivity(Protocol):

@@ -19,6 +19,8 @@ from torch.nn import functional
 from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, DataError, EvaluationError, QSearchError
 from qsearch.evaluate.data import Split, read
+from qsearch.evaluate.fingerprint import digest
+from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
 from qsearch.quantize.network import QuantizedNetwork
@@ -58,6 +60,7 @@ class PostTraining:
 
     def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
         self._workload = workload
+        self._layers = tuple(layer.name for layer in layers)
         self._options = options
         self._calibration = read(workload.calibration(), self._named("calibration"), options.calibration_samples)
         self._validation = read(workload.validation(), self._named("validation"), options.samples)
@@ -115,6 +118,28 @@ class PostTraining:
     def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
         """Squared quantisation error of each kernel of a weight site at one bitwidth, shape (kernels,)."""
         return self.network.weight_errors(site, bits)
+
+    def float_network(self) -> CalibratedFloatNetwork:
+        """The float network with the calibration data, to differentiate; a copy."""
+        return CalibratedFloatNetwork(
+            self._workload, self._layers, self.network, self._calibration, self._options.batch_size
+        )
+
+    def fingerprint(self) -> str:
+        """See :class:`qsearch.protocols.Fingerprinted`.
+
+        The code of the network and of its loss enters by what it computes: the float outputs on the calibration data,
+        and their loss.
+        """
+        model = self._workload.model()
+        with torch.inference_mode():
+            loss = self._loss(self._float_output, self._calibration.targets)
+        inputs = self._calibration.inputs
+        return digest(
+            {**model.state_dict(), "targets": self._calibration.targets, "outputs": self._float_output}
+            | {f"inputs {i}": part for i, part in enumerate(inputs if isinstance(inputs, tuple) else (inputs,))},
+            (self._layers, self._options.correction, self._options.batch_size, loss),
+        )
 
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
         losses, scores = 0.0, list[Tensor]()

@@ -50,7 +50,8 @@ class PlatformOptions(PluginOptions):
 class VectorCostModel(CostModel):
     """A cost model with one vectorised method; everything else follows from it.
 
-    Subclasses set ``units`` and write :meth:`layer_costs`. The cost of a network is the sum over its layers.
+    Subclasses set ``units`` and write :meth:`layer_costs`. The cost of a network is the sum over its layers, or the
+    greatest of theirs for metrics named in ``maxima``.
     """
 
     @property
@@ -91,7 +92,8 @@ class VectorCostModel(CostModel):
             parts[layer.name] = self.layer_cost(layer, weight, activation)
             for metric, value in parts[layer.name].items():
                 # plain additions: sum() compensates for rounding in some versions of Python, NumPy does not
-                totals[metric] = totals.get(metric, 0.0) + value
+                so_far = totals.get(metric, 0.0)
+                totals[metric] = max(so_far, value) if metric in self.maxima else so_far + value
         return Cost(totals, dict(self.units), parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
@@ -111,7 +113,8 @@ class VectorCostModel(CostModel):
             for metric, value in costs.items():
                 if metric not in totals:
                     raise CostModelError(f"every metric of a cost model must have a unit, {metric!r} has none")
-                totals[metric] += value
+                combine = np.maximum if metric in self.maxima else np.add
+                combine(totals[metric], value, out=totals[metric])
         return totals
 
     def _checked_costs(self, layer: Layer, weight: BitArray, activation: BitArray) -> Costs:

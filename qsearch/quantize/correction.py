@@ -39,6 +39,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from qsearch.errors import EvaluationError
+from qsearch.protocols import Correction
 from qsearch.quantize.lockstep import in_lockstep, wait
 from qsearch.quantize.moments import Moments, Sums, channel_sums, moments
 from qsearch.quantize.trace import CONVOLUTIONS, Inputs, forward, given
@@ -153,6 +154,9 @@ class ShiftCorrection:
         model: the network, in float when this is built. Layers that need a bias get one of zero.
         layers: its quantisable layers, by name.
         batches: calibration data.
+
+    Attributes:
+        layers: layer → what is taken out of its output; those that are not corrected are not in it.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[Inputs]) -> None:
@@ -173,6 +177,8 @@ class ShiftCorrection:
             for module in unnormed.values()
             if adds_bias(module)
         ]
+        self.layers: dict[str, Correction] = dict.fromkeys(sorted(normed), "moments")
+        self.layers.update((name, "shift") for name, module in unnormed.items() if adds_bias(module))
         if left := [name for name, module in unnormed.items() if not adds_bias(module)]:
             log.warning("shift not corrected at layers with a forward or hooks of their own: %s", ", ".join(left))
         self._parts: list[_Norm | _Bias] = [*self._norms, *self._biases]

@@ -7,7 +7,7 @@ a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
 from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
+from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
 from qsearch.quantize.copies import evaluation_copy
 from qsearch.quantize.correction import ShiftCorrection
@@ -112,6 +113,11 @@ class QuantizedNetwork:
         if self._output is None:
             self._output = torch.cat([self(batch) for batch in self._calibration])
         return self._output
+
+    @property
+    def corrections(self) -> Mapping[str, Correction]:
+        """Layer → what the correction takes out of its output; other layers are not corrected."""
+        return self._correction.layers if self._correction is not None else {}
 
     @property
     def passes(self) -> int:

@@ -17,25 +17,10 @@ is the sum over kernels of D_k(v, c).
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
-
-from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.errors import EvaluationError, PluginError
-from qsearch.protocols import CalibrationProbe, Evaluator, Probe, SensitivityTable
+from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.registry import PluginOptions
-from qsearch.space import SearchSpace, Variable
-
-
-@runtime_checkable
-class WeightErrors(Protocol):
-    """An evaluator that knows the quantisation error of each kernel."""
-
-    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
-        """Squared quantisation error of each kernel of a weight site at one bitwidth, shape (kernels,)."""
-        ...
+from qsearch.sensitivity.probing import QUANTITIES, CalibrationMeter, Measure, error_shares, single_damages
+from qsearch.space import SearchSpace
 
 
 class OneAtATime:
@@ -49,10 +34,11 @@ class OneAtATime:
                 choice of calibration samples; "loss" is the workload's loss.
         """
 
-        measure: Literal["kl", "loss"] = "kl"
+        measure: Measure = "kl"
 
     def __init__(self, options: Options) -> None:
         self._measure = options.measure
+        self.quantity = QUANTITIES[options.measure]
 
     def table(self, space: SearchSpace, evaluator: Evaluator) -> SensitivityTable:
         """Damage of every choice of every variable: one probe each, and one of the float network.
@@ -61,53 +47,9 @@ class OneAtATime:
             PluginError: the evaluator cannot be asked about calibration data.
             EvaluationError: a damage that is not finite; it names the site.
         """
-        if not isinstance(evaluator, CalibrationProbe):
-            raise PluginError(
-                "one-at-a-time sensitivity needs an evaluator that answers on calibration data",
-                got=f"{type(evaluator).__name__} without a method probe(assignment)",
-                fix="use the evaluator ptq, or give yours a probe",
-            )
-        base = space.reference(FLOAT_BITS).replace(dict(space.fixed or {}))
-        start = _probe(evaluator, base, "the float network")
-        samples, damage = start.samples, {}
-        for variable in space.variables:
-            measured = np.zeros(len(variable.choices))
-            for position, bits in enumerate(variable.choices):
-                if bits == FLOAT_BITS:
-                    continue
-                changed = base.replace(dict.fromkeys(variable.sites, bits))
-                probe = _probe(evaluator, changed, f"site {variable.name!r} at {bits} bits")
-                measured[position] = self._value(probe) - self._value(start)
-                samples += probe.samples
-            damage[variable.name] = measured * _shares(variable, evaluator)
-        return SensitivityTable(damage, samples)
-
-    def _value(self, probe: Probe) -> float:
-        return probe.divergence if self._measure == "kl" else probe.loss
-
-
-def _probe(evaluator: CalibrationProbe, assignment: BitAssignment, where: str) -> Probe:
-    """A probe with finite numbers."""
-    try:
-        probe = evaluator.probe(assignment)
-    except EvaluationError as error:
-        raise EvaluationError(f"the sensitivity of {where} cannot be measured: {error}") from error
-    if not np.isfinite([probe.loss, probe.divergence]).all():
-        raise EvaluationError(
-            f"the sensitivity of {where} must be finite", got=f"loss {probe.loss}, divergence {probe.divergence}"
-        )
-    return probe
-
-
-def _shares(variable: Variable, evaluator: object) -> NDArray[np.float64]:
-    """e_k(c) / Σ_k e_k(c), shape (kernels, choices); equal shares where errors vanish or are not known."""
-    errors = np.zeros((variable.length, len(variable.choices)))
-    if variable.length == 1:
-        return np.ones_like(errors)
-    if isinstance(evaluator, WeightErrors):
-        for position, bits in enumerate(variable.choices):
-            errors[:, position] = sum(evaluator.weight_errors(site, bits) for site in variable.sites)
-    total = errors.sum(0)
-    errors[:, total == 0] = 1.0
-    shares: NDArray[np.float64] = errors / errors.sum(0)
-    return shares
+        meter = CalibrationMeter(evaluator, space, self._measure, "one-at-a-time")
+        damage = {
+            variable.name: single_damages(meter, variable) * error_shares(variable, evaluator)
+            for variable in space.variables
+        }
+        return SensitivityTable(damage, meter.samples)

@@ -34,10 +34,11 @@ from numpy.typing import NDArray
 from qsearch.assignment import BitArray, BitAssignment
 from qsearch.costs import NetworkCost
 from qsearch.errors import EvaluationError
+from qsearch.hardware.base import Costs, VectorCostModel
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, Evaluator, Probe
-from qsearch.space import SearchSpace, Variable, build_space
+from qsearch.space import SearchSpace, SiteBits, Variable, build_space
 from qsearch.trial import Quality
 
 ACCURACY = (Objective("accuracy", "maximize"),)
@@ -46,14 +47,21 @@ ACCURACY_AND_SIZE = (Objective("accuracy", "maximize"), Objective("size", "minim
 Floats = NDArray[np.float64]
 
 
-class WeightSize(CostModel):
+class WeightSize(VectorCostModel):
     """Size of the weights in bits: additive over layers, and over kernels."""
 
     units: Mapping[str, str] = {"size": "bit"}
     kernel_additive = True
 
-    def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
-        return {"size": float(np.sum(weight_bits)) * layer.kernel_params}
+    def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
+        """See :meth:`VectorCostModel.layer_costs`."""
+        bits = np.sum(weight_bits, axis=1) * (layer.kernels // weight_bits.shape[1])
+        return {"size": bits.astype(np.float64) * layer.kernel_params}
+
+    def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, Floats]:
+        """Totals of a batch; a loop over ``estimate`` in a subclass that has one of its own."""
+        loops = type(self).estimate is not VectorCostModel.estimate
+        return CostModel.estimate_many(self, layers, bits) if loops else super().estimate_many(layers, bits)
 
 
 class SizeAndBops(WeightSize):
@@ -61,9 +69,10 @@ class SizeAndBops(WeightSize):
 
     units: Mapping[str, str] = {"size": "bit", "bops": "bit operations"}
 
-    def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
-        size = super().layer_cost(layer, weight_bits, activation_bits)
-        return {**size, "bops": layer.macs * float(np.mean(weight_bits)) * activation_bits}
+    def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
+        """See :meth:`VectorCostModel.layer_costs`."""
+        size = super().layer_costs(layer, weight_bits, activation_bits)
+        return {**size, "bops": layer.macs * np.mean(weight_bits, axis=1) * activation_bits}
 
 
 @dataclass

@@ -49,13 +49,15 @@ class Cifar10ResNet20(ArrayWorkload):
         Attributes:
             data: folder with weights and images; else ``QSEARCH_DATA``, else the platform's data folder.
             calibration: calibration images.
-            split: "parity" halves the test images into validation and test; "all" makes all of them validation and
-                leaves no test split, for judging post-training quality where nothing is searched.
+            split: "parity" halves the test images into validation and test; "training" validates on as many training
+                images as it calibrates on, which the network has learnt by heart: their loss tells how far it is from
+                float, their accuracy nothing; all test images are left for the test. "all" makes all test images
+                validation and leaves no test split, for judging post-training quality where nothing is searched.
         """
 
         data: str | None = None
         calibration: PositiveInt = 512
-        split: Literal["parity", "all"] = "parity"
+        split: Literal["parity", "training", "all"] = "parity"
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -71,13 +73,18 @@ class Cifar10ResNet20(ArrayWorkload):
         train, test = read_cifar10(places(data_roots(self.options.data)))
         chosen = balanced(train.y, self.options.calibration, self.classes)
         even = test.index % 2 == 0
-        everything = self.options.split == "all"
-        return Splits(
-            calibration=_samples(train, chosen),
-            validation=_samples(test, even | everything),
-            test=None if everything else _samples(test, ~even),
-            train=_samples(train, ~chosen),
-        )
+        everything = np.ones_like(even)
+        rest = ~chosen
+        if self.options.split == "training":
+            learnt = rest.copy()
+            learnt[rest] = balanced(train.y[rest], self.options.calibration, self.classes)
+            rest &= ~learnt
+            validation, judged = _samples(train, learnt), _samples(test, everything)
+        elif self.options.split == "all":
+            validation, judged = _samples(test, everything), None
+        else:
+            validation, judged = _samples(test, even), _samples(test, ~even)
+        return Splits(_samples(train, chosen), validation, judged, _samples(train, rest))
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """uint8 (N, 3, 32, 32) → normalised float (N, 3, 32, 32)."""

@@ -24,10 +24,11 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from qsearch.errors import StorageError
+from qsearch.files import cache_folder
 from qsearch.models.resnet_digits import DigitsNetwork
 from qsearch.registry import PluginOptions
 from qsearch.workloads.base import ArrayWorkload, Samples, Splits
-from qsearch.workloads.files import cache_folder, is_file, sha256
+from qsearch.workloads.files import is_file, sha256
 from qsearch.workloads.training import Recipe, accuracy, fit
 from qsearch.workloads.weight_cache import restore, store
 

@@ -12,12 +12,6 @@ import platformdirs
 from qsearch.errors import DataError
 
 
-def cache_folder() -> Path:
-    """Where trained weights are kept: ``QSEARCH_CACHE``, else the platform's cache folder. It need not exist."""
-    chosen = os.environ.get("QSEARCH_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("qsearch")
-
-
 def data_roots(option: str | None = None) -> tuple[Path, ...]:
     """Folders to look for data in, in order: the option, ``QSEARCH_DATA``, the platform's data folder.
 

@@ -24,7 +24,19 @@ from qsearch import run as runs
 from qsearch.assignment import BitAssignment
 from qsearch.run import Run
 
-COMMANDS = ["run", "search", "resume", "report", "compare", "show", "export", "dashboard", "list", "init"]
+COMMANDS = [
+    "run",
+    "search",
+    "resume",
+    "report",
+    "compare",
+    "show",
+    "export",
+    "dashboard",
+    "list",
+    "init",
+    "sensitivity",
+]
 Qsearch = Callable[..., Answer]
 
 

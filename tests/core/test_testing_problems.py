@@ -11,7 +11,7 @@ from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Problem
 from qsearch.protocols import CalibrationProbe
-from qsearch.sensitivity.one_at_a_time import WeightErrors
+from qsearch.sensitivity.probing import WeightErrors
 from qsearch.space import build_space
 from qsearch.testing.problems import (
     ACCURACY,

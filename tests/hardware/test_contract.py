@@ -29,6 +29,11 @@ class TestSizeWithWideScales(CostModelContract):
         return Size(Size.Options(scale_bits=32, field_bits=0))
 
 
+class TestMemory(CostModelContract):
+    def model(self):
+        return create("cost_models", "memory")
+
+
 class TestBops(CostModelContract):
     def model(self):
         return create("cost_models", "bops")

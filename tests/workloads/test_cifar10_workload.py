@@ -85,6 +85,24 @@ def test_calibration_is_balanced_and_apart_from_train() -> None:
     assert len(splits.calibration) + len(splits.train) == 8068
 
 
+@pytest.mark.usefixtures("found_data")
+def test_validation_on_training_images_leaves_all_test_images_and_is_apart_from_the_rest() -> None:
+    splits = workload(split="training").splits
+    assert splits.train is not None
+    assert splits.test is not None
+    assert [len(part) for part in (splits.calibration, splits.validation, splits.train, splits.test)] == [
+        512,
+        512,
+        7044,
+        500,
+    ]
+    assert np.bincount(splits.validation.targets.numpy()).tolist() == [52, 52, 51, 51, 51, 51, 51, 51, 51, 51]
+    seen = [part.inputs.flatten(1).numpy() for part in (splits.calibration, splits.validation, splits.train)]
+    assert (
+        len(np.unique(np.concatenate(seen), axis=0)) == len(np.unique(np.concatenate([*seen, seen[1]]), axis=0)) >= 8000
+    )
+
+
 def test_inputs_are_normalised_by_hand(tmp_path: Path) -> None:
     write_archives(tmp_path)
     raw = images(7, 11)[0]

@@ -10,8 +10,8 @@ import platformdirs
 import pytest
 
 from qsearch.errors import DataError
-from qsearch.files import write_atomically
-from qsearch.workloads.files import cache_folder, data_roots, find, is_file, sha256
+from qsearch.files import cache_folder, write_atomically
+from qsearch.workloads.files import data_roots, find, is_file, sha256
 
 
 def test_a_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""A digest of what an evaluator's answers depend on: tensors by their bytes, settings by their names, code by its files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qsearch.files import content_digest
+
+
+def digest(tensors: Mapping[str, object], settings: object) -> str:
+    """SHA-256 over tensors in the order of their names, over settings, and over the code that quantises and evaluates.
+
+    Args:
+        tensors: name → tensor; what is no tensor, such as a module's extra state, enters as its ``repr``.
+        settings: anything with a stable ``repr``.
+    """
+    total = hashlib.sha256(f"torch {torch.__version__} {settings!r}\n".encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        if isinstance(value, Tensor):
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            total.update(plain.numpy().tobytes())
+        else:
+            total.update(f"{name} {value!r}\n".encode())
+    package = Path(__file__).parents[1]
+    for room in ("quantize", "evaluate"):
+        total.update(content_digest((package / room).glob("*.py")).encode())
+    return total.hexdigest()

@@ -1,0 +1,53 @@
+"""``Memory``: storage of the weights and peak working memory, as on a microcontroller with flash and RAM.
+
+Notation, per layer and per use of it: E_in, E_out numbers of its input and output feature map; a bits of its input; o bits
+of its output.
+
+    flash       = Σ_layers size of its weights,                    see :mod:`qsearch.hardware.size`
+    peak_memory = max_layers ⌈(E_in·a + E_out·o) / 8⌉
+
+A layer needs its whole input and its whole output at once (Rusci et al., arXiv:1905.13082 and arXiv:2008.05124). There o
+is the bits of the layer that reads the output next. A layer's cost may depend on its own bits alone here, so o is an
+option, the same for all layers: 8 where outputs are requantised to bytes, 32 where accumulators are stored. That is exact
+where they are, and an upper bound where every reader takes no more than o bits. What branches keep alive
+beside a layer, such as the input of a residual block, is left out, and so are the buffers of a library's kernels and, for
+embeddings, the indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from pydantic import Field
+
+from qsearch.assignment import FLOAT_BITS, BitArray
+from qsearch.hardware.base import Costs, VectorCostModel
+from qsearch.hardware.size import Size
+from qsearch.layers import Layer
+
+
+class Memory(VectorCostModel):
+    """Flash and RAM; metrics ``flash`` and ``peak_memory`` in byte, the latter the greatest of the layers'."""
+
+    class Options(Size.Options):
+        """How weights are stored, and outputs."""
+
+        output_bits: int = Field(default=8, ge=1, le=FLOAT_BITS)
+        """Bits at which a layer writes its output: 8 for requantised outputs, 32 for accumulators."""
+
+    units: Mapping[str, str] = {"flash": "byte", "peak_memory": "byte"}
+    kernel_additive = True
+    maxima: Collection[str] = frozenset({"peak_memory"})
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+        self._size = Size(self.options)
+
+    def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
+        """See :meth:`VectorCostModel.layer_costs`; the working memory depends on the activation bits alone."""
+        flash = self._size.layer_costs(layer, weight_bits, activation_bits)["size"]
+        inputs = 0 if layer.kind == "embedding" else layer.input_elements // layer.uses
+        outputs = layer.output_elements // layer.uses
+        bits = inputs * activation_bits + outputs * self.options.output_bits
+        return {"flash": flash, "peak_memory": np.ceil(bits / 8.0)}

@@ -1,0 +1,197 @@
+"""What sensitivities on the float network have in common: its data in small batches, its layers' inputs, its weights.
+
+A float network is a copy that one sensitivity has to itself, so weights may be changed in place and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qsearch.assignment import FLOAT_BITS
+from qsearch.errors import EvaluationError, PluginError
+from qsearch.protocols import Differentiable, Evaluator, FloatNetwork
+from qsearch.space import SearchSpace, Site
+
+Floats = NDArray[np.float64]
+Batch: TypeAlias = tuple[Any, Tensor]
+"""Inputs, a tensor or a tuple of them, and targets; the first extents are the samples."""
+
+WITHOUT_GRADIENTS = "one-at-a-time, noise and quantization-error"
+"""Sensitivities that differentiate nothing."""
+
+
+def float_network(evaluator: Evaluator, name: str, alternatives: str) -> FloatNetwork:
+    """The float network of an evaluator.
+
+    Args:
+        name: the sensitivity that needs it.
+        alternatives: sensitivities that do without.
+
+    Raises:
+        PluginError: it has none to give.
+    """
+    if not isinstance(evaluator, Differentiable):
+        raise PluginError(
+            f"{name} sensitivity needs an evaluator that gives its float network",
+            got=f"{type(evaluator).__name__} without a method float_network()",
+            fix=f"use the evaluator ptq, give yours a float_network, or use the sensitivity {alternatives}",
+        )
+    return evaluator.float_network()
+
+
+def searched_sites(space: SearchSpace) -> list[Site]:
+    """The sites of all variables, in network order."""
+    free = {name for variable in space.variables for name in variable.sites}
+    return [site for site in space.sites if site.name in free]
+
+
+def batches(network: FloatNetwork, samples: int | None, size: int | None = None) -> Iterator[Batch]:
+    """The first ``samples`` samples, at most ``size`` at a time; all of them, and as the network gives them, if None."""
+    left = samples
+    for inputs, targets in network.batches():
+        count = len(targets) if left is None else min(left, len(targets))
+        for start in range(0, count, size or max(count, 1)):
+            part = slice(start, min(count, start + (size or count)))
+            yield _rows(inputs, part), targets[part]
+        left = None if left is None else left - count
+        if left == 0:
+            return
+
+
+def _rows(inputs: Any, part: slice) -> Any:
+    return tuple(tensor[part] for tensor in inputs) if isinstance(inputs, tuple) else inputs[part]
+
+
+def run(network: FloatNetwork, batch: Batch) -> Tensor:
+    """Mean loss of a batch."""
+    inputs, targets = batch
+    output = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+    return network.loss(output, targets)
+
+
+def mean_loss(network: FloatNetwork, samples: int | None) -> tuple[float, int]:
+    """Mean loss over the first samples, and how many there were."""
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in batches(network, samples):
+            total += float(run(network, batch)) * len(batch[1])
+            count += len(batch[1])
+    return total / count, count
+
+
+@contextmanager
+def changed_inputs(network: FloatNetwork, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Inside, the inputs of layers go through functions.
+
+    Args:
+        changes: layer name → what becomes of its input; once per use where a layer runs several times.
+    """
+
+    def hook(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+        def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (change(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "input": change(kwargs["input"])}
+
+        return replace
+
+    handles = [
+        network.layers[layer].register_forward_pre_hook(hook(change), with_kwargs=True)
+        for layer, change in changes.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def weight_of(network: FloatNetwork, site: Site) -> Tensor:
+    """The float weight of a site; takes gradients."""
+    weight = network.layers[site.layer].weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def kernel_sums(values: Tensor, kernels: int) -> Floats:
+    """Sums over each kernel of a tensor shaped as a weight, (kernels,); over all of it, (1,), where ``kernels`` is 1."""
+    found: Floats = values.detach().double().reshape(kernels, -1).sum(1).cpu().numpy()
+    return found
+
+
+def weight_errors(network: FloatNetwork, site: Site) -> Floats:
+    """Squared quantisation error of a weight at each choice of its site, shape (kernels, choices)."""
+    weight = weight_of(network, site).detach().double()
+    errors = np.zeros((site.kernels, len(site.choices)))
+    for position, bits in enumerate(site.choices):
+        if bits != FLOAT_BITS:
+            rest = weight - network.quantized_weight(site.name, bits).double()
+            errors[:, position] = kernel_sums(rest.square(), site.kernels)
+    return errors
+
+
+class InputStatistics:
+    """What the calibration data show of a layer's input.
+
+    Attributes:
+        errors: squared quantisation error at each choice of the site, summed over samples and elements, (choices,).
+        energy: sum of squares.
+        count: numbers in all samples together.
+        largest: largest magnitude.
+    """
+
+    def __init__(self, network: FloatNetwork, site: Site) -> None:
+        self._network, self._site = network, site
+        self.errors = np.zeros(len(site.choices))
+        self.energy, self.count, self.largest = 0.0, 0, 0.0
+
+    def observe(self, x: Tensor) -> Tensor:
+        """Take in one use of the layer; the input goes on as it is."""
+        self.energy += float(x.double().square().sum())
+        self.count += x.numel()
+        self.largest = max(self.largest, float(x.abs().max()))
+        for position, bits in enumerate(self._site.choices):
+            if bits != FLOAT_BITS:
+                rest = x.double() - self._network.quantized_input(self._site.name, bits, x).double()
+                self.errors[position] += float(rest.square().sum())
+        return x
+
+
+def observe_inputs(
+    network: FloatNetwork, space: SearchSpace, samples: int | None
+) -> tuple[dict[str, InputStatistics], int]:
+    """Statistics of every searched input by its site, and the samples that were passed for it; none without such sites.
+
+    Raises:
+        EvaluationError: an input that is not finite; it names the site.
+    """
+    sites = [site for site in searched_sites(space) if site.role == "activation"]
+    found = {site.name: InputStatistics(network, site) for site in sites}
+    if not sites:
+        return found, 0
+    with changed_inputs(network, {site.layer: found[site.name].observe for site in sites}):
+        count = mean_loss(network, samples)[1]
+    for site in sites:
+        check_finite(found[site.name].errors, f"site {site.name!r}")
+    return found, count
+
+
+def check_finite(values: Floats, where: str) -> None:
+    """Raise unless all values are finite.
+
+    Raises:
+        EvaluationError: they are not.
+    """
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            f"the sensitivity of {where} must be finite",
+            got=f"{values[~np.isfinite(values)][0]}",
+            fix="check the weights and the calibration data of the workload",
+        )

@@ -1,0 +1,48 @@
+"""Peak memory: hand-computed layers, the contract, and metrics that are the greatest of the layers'."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qsearch.costs import NetworkCost
+from qsearch.hardware.memory import Memory
+from qsearch.hardware.size import Size
+from qsearch.layers import Layer
+from qsearch.space import build_space
+
+STEM = Layer("stem", "conv", 3, 16, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 192 numbers in, 1,024 out
+TWICE = Layer("twice", "conv", 16, 8, (1, 1), (1, 1), 1, (8, 8), (8, 8), uses=2)  # 1,024 in and 512 out, each use
+EMBED = Layer("embed", "embedding", 50, 8, input_size=(6,), output_size=(6,))  # 48 out
+LAYERS = (STEM, TWICE, Layer("head", "linear", 300, 10))
+
+
+@pytest.mark.parametrize(
+    ("layer", "activation", "output", "expected"),
+    [
+        (STEM, 8, 8, 192 + 1024),
+        (STEM, 4, 8, 96 + 1024),
+        (STEM, 4, 32, 96 + 4096),
+        (STEM, 3, 5, 72 + 640),
+        (TWICE, 8, 8, 1024 + 512),
+        (EMBED, 32, 8, 48),
+        (LAYERS[2], 1, 1, 39),  # 310 bits
+    ],
+)
+def test_working_memory_of_a_layer(layer, activation, output, expected):
+    model = Memory(Memory.Options(output_bits=output))
+    weight = np.full(layer.kernels, 4)
+    costs = model.layer_cost(layer, weight, activation)
+    assert costs == {"flash": Size().layer_cost(layer, weight, activation)["size"], "peak_memory": expected}
+
+
+def test_floor_and_ceiling_of_a_greatest_cost_are_met():
+    space = build_space(LAYERS, weight_bits=(2, 8), activation_bits=(2, 4, 8))
+    cost = NetworkCost(Memory(), LAYERS, space)
+    x = np.asarray(list(np.ndindex(*space.choice_counts.tolist())))
+    totals = cost.estimate_many(x)
+    for metric in ("flash", "peak_memory"):
+        assert cost.floor(metric) == totals[metric].min()
+        assert cost.ceiling(metric) == totals[metric].max()
+    assert totals["peak_memory"].max() == 1024 + 512
+    assert totals["peak_memory"].min() == 192 * 2 // 8 + 1024
