@@ -32,16 +32,20 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from pydantic import Field
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
+from qsearch import registry
 from qsearch.errors import ConfigError, nearest
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.damage import predicted_damage
 from qsearch.search.draws import distinct_within_budget, uniform_vectors
+from qsearch.search.lattice import predicted_best
 from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.space import SearchSpace
 from qsearch.trial import Trial
@@ -88,19 +92,31 @@ class OptunaSampler(Searcher):
         """Which one. CMA-ES takes one objective only."""
         sampler_options: dict[str, Any] = Field(default_factory=dict)
         """Arguments of the sampler's class, as Optuna documents them. The seed is the campaign's."""
-        warm_start: bool = False
-        """Propose the uniform assignments first, highest first."""
+        warm_start: bool | str | None = None
+        """Propose first what this plug-in for sensitivities predicts to be best; true: the uniform assignments."""
+        warm_start_options: dict[str, Any] = Field(default_factory=dict)
+        warm_starts: int = Field(default=8, ge=1)
+        """How many to propose from sensitivities."""
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
         _check_options(self.options.sampler, self.options.sampler_options)
+        if self.options.warm_start_options and not isinstance(self.options.warm_start, str):
+            raise ConfigError(
+                "warm_start_options are those of a sensitivity, which warm_start must name",
+                got=f"warm_start: {self.options.warm_start}",
+                fix="warm_start: one-at-a-time",
+            )
 
     def check(self, problem: Problem) -> None:
         """Raise unless the sampler can search the problem.
 
         Raises:
-            ConfigError: several objectives for a sampler that takes one.
+            ConfigError: several objectives for a sampler that takes one; options that the sensitivity does not take.
+            PluginError: the sensitivity is unknown.
         """
+        if isinstance(self.options.warm_start, str):
+            registry.create("sensitivities", self.options.warm_start, self.options.warm_start_options)
         if self.options.sampler == "cmaes" and len(problem.objectives) > 1:
             raise ConfigError(
                 "sampler 'cmaes' takes one objective", got=len(problem.objectives), fix="use tpe, nsga2, nsga3 or gp"
@@ -131,9 +147,8 @@ class OptunaSampler(Searcher):
         space = oracle.problem.space
         names = decision_names(space)
         ranges = {name: IntDistribution(0, int(n) - 1) for name, n in zip(names, space.choice_counts, strict=True)}
-        if self.options.warm_start:
-            for x in uniform_vectors(space):
-                study.enqueue_trial(dict(zip(names, x.tolist(), strict=True)))
+        for x in self._first(oracle):
+            study.enqueue_trial(dict(zip(names, x.tolist(), strict=True)))
         fresh = distinct_within_budget(oracle.problem, np.random.default_rng(oracle.seed))
         seen: set[bytes] = set()
         idle = 0
@@ -150,6 +165,15 @@ class OptunaSampler(Searcher):
                     return
                 study.enqueue_trial(dict(zip(names, unknown.tolist(), strict=True)))
                 idle = 0
+
+    def _first(self, oracle: Oracle) -> NDArray[np.int64] | list[NDArray[np.int64]]:
+        """Index vectors to propose before the sampler is asked."""
+        name = self.options.warm_start
+        if not isinstance(name, str):
+            return uniform_vectors(oracle.problem.space) if name else []
+        table = oracle.sensitivity(name, self.options.warm_start_options)
+        damage = predicted_damage(oracle.problem.space, table)
+        return predicted_best(oracle.problem, damage, self.options.warm_starts)
 
     def _ask(self, study: optuna.Study, ranges: dict[str, IntDistribution]) -> optuna.Trial:
         """The next proposal. The GP's many small operations are some 15 times slower on two threads than on one."""

@@ -11,16 +11,16 @@ c_u        cost of each choice, one array of shape (O_u,) per metric
 K          kernels of a layer
 =========  ==========================================================================================
 
-The cost of an assignment is Σ_u c_u plus a constant (layers whose bits are all fixed), its predicted damage Σ_u d_u. A
-decision in several units (a tie across layers, or the activation bits beside the kernels of a layer) carries its damage
-in the first of them only.
+The cost of an assignment is Σ_u c_u plus a constant (layers whose bits are all fixed), or the greatest of them for the
+metrics that a cost model names in ``maxima``; its predicted damage is Σ_u d_u. A decision in several units (a tie across
+layers, or the activation bits beside the kernels of a layer) carries its damage in the first of them only. A decision on
+which no cost depends is a unit of its own, so that it holds no others together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from qsearch.assignment import FLOAT_BITS
 from qsearch.costs import NetworkCost
 from qsearch.errors import EvaluationError, UserError
 from qsearch.layers import Layer
+from qsearch.problem import Bound
 from qsearch.protocols import SensitivityTable
 from qsearch.space import SearchSpace, Variable
 
@@ -59,21 +60,39 @@ def additive_units(
 
     Raises:
         EvaluationError: a sensitivity that is not finite.
+        UserError: see :func:`cost_units`.
+    """
+    units, constant = cost_units(cost, metrics)
+    return with_damage(units, decision_damage(cost.space, table)), constant
+
+
+def cost_units(cost: NetworkCost, metrics: Sequence[str]) -> tuple[list[Unit], dict[str, float]]:
+    """The same units, with a damage of 0.
+
+    Raises:
+        UserError: in a space with bits per kernel, a metric of ``maxima`` that depends on the bits of weights.
     """
     found: list[Unit] = []
     constant = dict.fromkeys(metrics, 0.0)
     for decisions, choices, costs in _priced(cost, metrics):
         if decisions.size:
             found.append(Unit(decisions, choices, np.zeros(len(choices)), costs))
-        else:
-            constant = {metric: constant[metric] + float(costs[metric][0]) for metric in metrics}
+            continue
+        for metric in metrics:
+            value = float(costs[metric][0])
+            constant[metric] = max(constant[metric], value) if metric in maxima(cost) else constant[metric] + value
     priced = {int(decision) for unit in found for decision in unit.decisions}
     counts = cost.space.choice_counts
     for decision in sorted(set(range(cost.space.dimension)) - priced):
         options = np.arange(counts[decision], dtype=np.int64)[:, None]
         free = {metric: np.zeros(len(options)) for metric in metrics}
         found.append(Unit(np.asarray([decision]), options, np.zeros(len(options)), free))
-    return _with_damage(found, decision_damage(cost.space, table)), constant
+    return found, constant
+
+
+def maxima(cost: NetworkCost) -> frozenset[str]:
+    """Metrics of which the network has the greatest of its layers'."""
+    return frozenset(getattr(cost.model, "maxima", ()))
 
 
 def decision_damage(space: SearchSpace, table: SensitivityTable) -> list[Floats]:
@@ -95,26 +114,34 @@ def decision_damage(space: SearchSpace, table: SensitivityTable) -> list[Floats]
     return damage
 
 
-def require_additive(cost: NetworkCost) -> None:
-    """Raise unless the cost is a sum of what the decisions cost.
+def require_additive(cost: NetworkCost, bounds: Sequence[Bound] = ()) -> None:
+    """Raise unless the cost is a sum, or the greatest, of what the decisions cost.
 
     A model whose attribute ``kernel_additive`` is True says that a layer costs the mean, over its kernels, of what it
     would cost with the bits of that kernel everywhere; then bits per kernel add up too.
 
     Raises:
-        UserError: the cost model is not additive, or not over kernels in a space with bits per kernel.
+        UserError: the cost model is not additive, or not over kernels in a space with bits per kernel; a bound asks for
+            at least some value of a metric of which the network has the greatest of its layers'.
     """
+    for bound in bounds:
+        if bound.at_least and bound.metric in maxima(cost):
+            raise UserError(
+                "an exact predicted optimum needs upper limits only on a metric that is the greatest of the layers'",
+                got=bound.label,
+                fix="leave the constraint out, or use the searcher 'optuna' or 'random'",
+            )
     name = type(cost.model).__name__
     if not cost.additive:
         raise UserError(
-            "integer programming needs a cost that is the sum of its layers' costs",
+            "an exact predicted optimum needs a cost that is the sum of its layers' costs",
             got=f"{name}, which is not additive",
             fix="use the searcher 'optuna' or 'random', which take any cost model",
         )
     by_kernel = any(variable.length > 1 for variable in cost.space.variables)
     if by_kernel and not getattr(cost.model, "kernel_additive", False):
         raise UserError(
-            "with bits per kernel, integer programming needs a layer's cost to be the mean of its kernels' costs",
+            "with bits per kernel, an exact predicted optimum needs a layer's cost to be the mean of its kernels' costs",
             got=f"{name}, which does not say so (kernel_additive)",
             fix="use granularity: layer, or the searcher 'optuna' or 'random'",
         )
@@ -126,47 +153,57 @@ def _priced(
     """Decisions, joint choices and costs of each layer; of each kernel where kernels have bits of their own."""
     by_site = {name: variable for variable in cost.space.variables for name in variable.sites}
     for layer in cost.layers:
-        weight, activation = by_site.get(layer.weight_site), by_site.get(layer.activation_site)
-        choices = _joint_choices(weight, activation)
-        bits = zip(
-            _bits(weight, choices[:, 0], cost.space, layer.weight_site),
-            _bits(activation, choices[:, -1], cost.space, layer.activation_site),
-            strict=True,
+        found = [by_site.get(layer.weight_site), by_site.get(layer.activation_site)]
+        variables = list(dict.fromkeys(variable for variable in found if variable is not None))
+        counts = [len(variable.choices) for variable in variables]
+        prices = [_price(cost, layer, dict(zip(variables, index, strict=True)), found) for index in np.ndindex(*counts)]
+        costs = {m: np.asarray([price.get(m, 0.0) for price in prices]).reshape(counts) for m in metrics}
+        variables, costs = _that_matter(variables, costs)
+        kernels = max((variable.length for variable in variables), default=1)
+        if kernels > 1:
+            costs = {m: _share(cost, layer, m, value, kernels) for m, value in costs.items()}
+        choices = np.asarray(list(np.ndindex(*(len(variable.choices) for variable in variables))), dtype=np.int64)
+        flat = {metric: value.ravel() for metric, value in costs.items()}
+        for kernel in range(kernels):
+            decisions = [variable.start + (kernel if variable.length > 1 else 0) for variable in variables]
+            yield np.asarray(decisions, dtype=np.int64), choices, flat
+
+
+def _that_matter(variables: list[Variable], costs: dict[str, Floats]) -> tuple[list[Variable], dict[str, Floats]]:
+    """The variables that some cost of a layer depends on, and its costs over their choices alone."""
+    for axis in reversed(range(len(variables))):
+        if all(np.all(value == value.take([0], axis=axis)) for value in costs.values()):
+            variables = variables[:axis] + variables[axis + 1 :]
+            costs = {metric: np.asarray(value.take(0, axis=axis)) for metric, value in costs.items()}
+    return variables, costs
+
+
+def _share(cost: NetworkCost, layer: Layer, metric: str, value: Floats, kernels: int) -> Floats:
+    """What one kernel adds to the cost of its layer, with the bits of weights on the first axis."""
+    if metric not in maxima(cost):
+        return value / kernels
+    if np.any(value != value[:1]):
+        raise UserError(
+            "with bits per kernel, a metric that is the greatest of the layers' may not depend on the bits of weights",
+            got=f"{metric!r} of layer {layer.name!r}",
+            fix="use granularity: layer, or the searcher 'optuna' or 'random'",
         )
-        prices = [_price(cost, layer, w, a) for w, a in bits]
-        parts = weight.length if weight is not None else 1
-        costs = {metric: np.asarray([price.get(metric, 0.0) for price in prices]) / parts for metric in metrics}
-        columns = choices[:, -1:] if weight is None else choices[:, : 1 + (activation not in (None, weight))]
-        for part in range(parts):
-            starts = [weight.start + part] if weight is not None else []
-            if activation is not None and activation is not weight:
-                starts.append(activation.start)
-            yield np.asarray(starts, dtype=np.int64), columns, costs
+    return value
 
 
-def _joint_choices(weight: Variable | None, activation: Variable | None) -> NDArray[np.int64]:
-    """Pairs of choice indices of a layer's weight and activation, shape (O, 2); 0 for what is not decided."""
-    count = len(weight.choices) if weight is not None else 1
-    if weight is not None and weight is activation:
-        return np.repeat(np.arange(count, dtype=np.int64)[:, None], 2, axis=1)
-    pairs = product(range(count), range(len(activation.choices) if activation is not None else 1))
-    return np.asarray(list(pairs), dtype=np.int64)
+def _price(
+    cost: NetworkCost, layer: Layer, index: Mapping[Variable, int], variables: Sequence[Variable | None]
+) -> Mapping[str, float]:
+    """Costs of a layer at a choice of each variable; where nothing is decided, at fixed bits, or float for no site."""
+    bits = [
+        (cost.space.fixed or {}).get(site, FLOAT_BITS) if variable is None else variable.choices[index[variable]]
+        for site, variable in zip((layer.weight_site, layer.activation_site), variables, strict=True)
+    ]
+    return cost.model.layer_cost(layer, np.full(layer.kernels, bits[0], dtype=np.int64), bits[1])
 
 
-def _bits(variable: Variable | None, indices: NDArray[np.int64], space: SearchSpace, site: str) -> list[int]:
-    """Bits of a site for each index; its fixed bits, or float for what is no site, where nothing is decided."""
-    if variable is not None:
-        return [variable.choices[index] for index in indices]
-    return [(space.fixed or {}).get(site, FLOAT_BITS)] * len(indices)
-
-
-def _price(cost: NetworkCost, layer: Layer, weight_bits: int, activation_bits: int) -> Mapping[str, float]:
-    weights = np.full(layer.kernels, weight_bits, dtype=np.int64)
-    return cost.model.layer_cost(layer, weights, activation_bits)
-
-
-def _with_damage(units: Sequence[Unit], damage: Sequence[Floats]) -> list[Unit]:
-    """The units with the damage of each decision in the first unit that has it."""
+def with_damage(units: Sequence[Unit], damage: Sequence[Floats]) -> list[Unit]:
+    """The units with other damages, one array per decision; each decision's in the first unit that has it."""
     charged: set[int] = set()
     found = []
     for unit in units:

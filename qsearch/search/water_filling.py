@@ -33,6 +33,7 @@ from qsearch.projection import project
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
 from qsearch.search.filling import TOLERANCE, Floats, Indices, fill, offsets_of
+from qsearch.search.paired import is_threshold
 from qsearch.search.units import decision_damage
 from qsearch.space import Variable
 from qsearch.trial import Trial
@@ -220,7 +221,7 @@ class WaterFilling(Searcher):
         local = _Local(problem, filler, np.random.default_rng(oracle.seed))
         answers: dict[BitAssignment, Trial] = {}
         first = _start(filler)
-        if _cheapest_wanted(problem):
+        if is_threshold(problem):
             first = _cheapest(filler, lambda goals: answers[problem.space.decode(filler.within(goals))].feasible)
         repeats = 0
         for goals in _then(first, lambda: local.next(oracle.trials)):
@@ -285,11 +286,6 @@ def _start(filler: Filler) -> Iterator[Goals]:
     for levels in filler.uniform_levels():
         yield filler.network_level(levels)
         yield filler.equal(levels)
-
-
-def _cheapest_wanted(problem: Problem) -> bool:
-    """Whether a cost is to be lowered as far as bounds on quality allow."""
-    return problem.objectives[0].metric in problem.cost.units and len(problem.bounds) > len(problem.cost_bounds)
 
 
 def _cheapest(filler: Filler, feasible: Callable[[Goals], bool]) -> Iterator[Goals]:

@@ -24,6 +24,7 @@ from qsearch.search.program import Program
 from qsearch.search.quiet import quiet_stdout
 from qsearch.search.units import decision_damage
 from qsearch.space import SearchSpace, Site, build_space
+from qsearch.testing.cost_model import CostModelContract
 from qsearch.testing.problems import (
     ACCURACY,
     ACCURACY_AND_SIZE,
@@ -323,8 +324,8 @@ def test_two_hundred_layers_with_49_choices_each_stay_close_to_their_linear_boun
     }
     state = relaxed(problem, SensitivityTable(damage, 0))
     solution = state.first()
-    bound, step = linear_bound(state._program)
-    assert bound - 1e-9 <= state._program.damage(solution) <= bound + step
+    bound, step = linear_bound(state._additive)
+    assert bound - 1e-9 <= state._additive.damage(solution) <= bound + step
 
 
 def linear_bound(program: Program) -> tuple[float, float]:
@@ -358,6 +359,13 @@ def test_failed_evaluations_are_passed_over():
     evaluator.fails_at = frozenset({0})
     _, oracle = found(problem, evaluator=evaluator, evaluations=3)
     assert [trial.state for trial in oracle.trials] == ["failed", "complete", "complete"]
+
+
+class TestSizeAndBops(CostModelContract):
+    """What the problems with a known optimum cost, in batches and one by one."""
+
+    def model(self):
+        return SizeAndBops()
 
 
 class Coupled(SizeAndBops):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -11,10 +13,10 @@ import pytest
 
 from qsearch import registry
 from qsearch.costs import NetworkCost
-from qsearch.errors import BudgetExhausted, ConfigError
+from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, PluginError, UserError
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
-from qsearch.problem import Bound, Problem
-from qsearch.protocols import Searcher
+from qsearch.problem import Bound, Objective, Problem
+from qsearch.protocols import Evaluator, Searcher
 from qsearch.search.draws import NUMBERED, REPEATS, distinct_within_budget, draws
 from qsearch.search.optuna import OptunaSampler, decision_names
 from qsearch.search.optuna_quiet import quiet_optuna
@@ -44,6 +46,58 @@ class TestRandom(SearcherContract):
 class TestIntegerProgram(SearcherContract):
     def searcher(self) -> Searcher:
         return registry.create("searchers", "ilp")
+
+
+class TestQuadraticProgram(SearcherContract):
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "iqp")
+
+
+class TestHawq(SearcherContract):
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "hawq", {"sensitivity": "one-at-a-time"})
+
+
+class TestGreedy(SearcherContract):
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "greedy")
+
+
+class TestAuto(SearcherContract):
+    evaluations = 10
+
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "auto")
+
+
+@pytest.mark.slow  # the quick run has the same in test_gp.py
+class TestGaussianProcess(SearcherContract):
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "gp")
+
+
+class TestBisection(SearcherContract):
+    """On the contract's problems turned into what it takes: the least size at an accuracy to keep."""
+
+    def searcher(self) -> Searcher:
+        return registry.create("searchers", "bisection", {"sensitivity": "one-at-a-time"})
+
+    def run(self, problem: Problem, evaluator: Evaluator, **settings: Any) -> CampaignOracle:
+        return super().run(at_an_accuracy(problem), evaluator, **settings)
+
+    def test_too_many_failures_are_told(self) -> None:
+        problem, evaluator = coupled(5)
+        evaluator.fails_at = frozenset(range(100))
+        budget = Budget(evaluations=20)
+        oracle = CampaignOracle(at_an_accuracy(problem), evaluator, MemoryRecord(), budget, max_failures=2)
+        with pytest.raises(EvaluationError, match="2 evaluations failed"):
+            self.searcher().search(oracle)
+
+
+def at_an_accuracy(problem: Problem) -> Problem:
+    """The least size at an accuracy of at least 0.7."""
+    keep = Bound("accuracy", 0.7, True, "accuracy >= 0.7")
+    return replace(problem, objectives=(Objective("size", "minimize"),), bounds=(*problem.cost_bounds, keep))
 
 
 class OptunaContract(SearcherContract):
@@ -87,6 +141,39 @@ def run(searcher: Searcher, problem: Problem, evaluator: QuadraticEvaluator, eva
     with contextlib.suppress(BudgetExhausted):
         searcher.search(oracle)
     return oracle
+
+
+INSTALLED = ["auto", "bisection", "gp", "greedy", "hawq", "ilp", "iqp", "optuna", "random", "uniform", "water-filling"]
+
+
+def test_every_searcher_of_this_room_is_installed():
+    assert set(INSTALLED) <= set(registry.names("searchers"))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_option_that_is_misspelt_is_answered_by_its_name(name):
+    with pytest.raises(ConfigError, match=r"unknown option .sensitivityy.|takes no options") as caught:
+        registry.create("searchers", name, {"sensitivityy": "fisher"})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["auto", "bisection", "gp", "greedy", "hawq", "ilp", "iqp", "water-filling"])
+def test_a_sensitivity_that_is_unknown_is_refused_before_the_search(name):
+    problem = coupled(3)[0]
+    with pytest.raises(PluginError, match="unknown sensitivity 'fishr'; did you mean 'fisher'"):
+        registry.create("searchers", name, {"sensitivity": "fishr"}).check(at_an_accuracy(problem))
+
+
+@pytest.mark.parametrize("name", ["bisection", "gp", "greedy", "hawq", "ilp", "iqp", "water-filling"])
+@pytest.mark.parametrize("sensitivity", ["fisher", "hessian", "noise", "quantization-error"])
+def test_a_sensitivity_that_the_evaluator_cannot_give_is_one_line_before_anything_is_spent(name, sensitivity):
+    problem, evaluator = coupled(3)
+    searcher = registry.create("searchers", name, {"sensitivity": sensitivity})
+    oracle = CampaignOracle(at_an_accuracy(problem), evaluator, MemoryRecord(), Budget(evaluations=5))
+    with pytest.raises(UserError, match="QuadraticEvaluator without a method float_network") as caught:
+        searcher.search(oracle)
+    assert "\n" not in str(caught.value)
+    assert evaluator.calls == 0
 
 
 def test_uniform_goes_through_the_union_of_the_choices_highest_first():

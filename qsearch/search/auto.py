@@ -1,0 +1,166 @@
+"""``auto``: for a user who has no opinion.
+
+1. Sensitivities: the cheapest kind that the evaluator can give, one backward pass (``fisher``) before one pass for each
+   choice (``one-at-a-time``).
+2. What they predict to be best: the integer program's solutions where costs add up, along the predicted path otherwise. The best
+   under a bound, a few along the front of several objectives, the cheapest that meets a bound on quality, by bisection.
+3. Refinement: moves around the best so far, chosen by a Gaussian process that starts from the predicted damage and
+   learns from every evaluation what the layers do together (:mod:`qsearch.search.gp`).
+
+With bits per kernel, steps 2 and 3 decide one level per layer, and water-filling the kernels (:mod:`qsearch.search.filled`).
+
+Nothing depends on how large the budget is: each evaluation is the best that is known to do with one more, and a larger
+budget goes on where a smaller one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qsearch import registry
+from qsearch.errors import EvaluationError, InfeasibleError, PluginError, UserError
+from qsearch.problem import Problem
+from qsearch.protocols import Oracle, Searcher
+from qsearch.registry import PluginOptions
+from qsearch.search.belief import Belief
+from qsearch.search.damage import Damage, predicted_damage
+from qsearch.search.filled import FilledOracle
+from qsearch.search.gp import Known, refine
+from qsearch.search.ilp import IntegerProgram
+from qsearch.search.lattice import predicted_path, within_bounds
+from qsearch.search.paired import is_threshold
+from qsearch.search.predicted_front import best_spread
+from qsearch.search.surrogate import Features
+from qsearch.space import SearchSpace
+
+log = logging.getLogger(__name__)
+
+X = NDArray[np.int64]
+
+SENSITIVITIES = ("fisher", "one-at-a-time")
+"""Tried in this order: both predict the divergence; the first takes few passes, the second any network."""
+SINGLE, FRONT = 2, 12
+"""Predicted assignments to begin with: under one objective, whose best are near each other, and under several."""
+
+
+class Auto(Searcher):
+    """Sensitivities, the integer program's front, then moves that a Gaussian process chooses: a good start for any problem."""
+
+    stochastic = True
+
+    class Options(PluginOptions):
+        """What predicts the damage, and how hard to look."""
+
+        sensitivity: str | None = None
+        """Plug-in that predicts the damage of each choice; null for the first of fisher, one-at-a-time that works."""
+        sensitivity_options: dict[str, Any] = Field(default_factory=dict)
+        candidates: int = Field(default=1000, ge=1)
+        """Assignments to choose each move from, in spaces too large to rank as a whole."""
+        batch: int = Field(default=1, ge=1)
+        """Moves to propose at once, for evaluation in parallel."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
+    def check(self, problem: Problem) -> None:
+        """Raise unless the sensitivity can be had.
+
+        Raises:
+            UserError: it is unknown, its options are not valid, or there are options for none.
+        """
+        if self.options.sensitivity is not None:
+            registry.create("sensitivities", self.options.sensitivity, self.options.sensitivity_options)
+        elif self.options.sensitivity_options:
+            raise UserError(
+                "sensitivity_options belong to a sensitivity",
+                got="sensitivity: null",
+                fix=f"name one, such as {SENSITIVITIES[0]}",
+            )
+
+    def search(self, oracle: Oracle) -> None:
+        """Spend the budget; see the module.
+
+        Raises:
+            InfeasibleError: no assignment that meets the bounds on costs is found.
+            EvaluationError: a sensitivity that was asked for cannot be measured.
+        """
+        name = self._sensitivity(oracle)
+        if name is not None and any(variable.length > 1 for variable in oracle.problem.space.variables):
+            oracle = FilledOracle(oracle, name, self.options.sensitivity_options)
+        problem, known = oracle.problem, Known(oracle)
+        table = None if name is None else oracle.sensitivity(name, self.options.sensitivity_options)
+        damage = None if table is None else predicted_damage(problem.space, table)
+        believed = damage or blind_damage(problem.space)
+        if len(problem.objectives) > 1:
+            known.spend(best_spread(problem, believed, table, FRONT))
+        elif not self._solve(oracle, name):
+            _along_path(known, believed)
+        known.recall()
+        belief = Belief(problem, Features(problem.space, damage), oracle.seed)
+        refine(known, belief, np.random.default_rng(oracle.seed), self.options)
+        if not known.trials and oracle.remaining > 0:
+            raise InfeasibleError(
+                "no assignment that meets all cost bounds together was found",
+                got=", ".join(bound.label for bound in problem.cost_bounds),
+                fix="loosen a limit, or allow other choices",
+            )
+
+    def _sensitivity(self, oracle: Oracle) -> str | None:
+        """The sensitivity to go by; None where the evaluator can give none of the usual ones."""
+        if self.options.sensitivity is not None:
+            return self.options.sensitivity
+        for name in SENSITIVITIES:
+            try:
+                oracle.sensitivity(name, {})
+            except (PluginError, EvaluationError) as error:
+                log.info("auto: %s", error)
+            else:
+                return name
+        return None
+
+    def _solve(self, oracle: Oracle, name: str | None) -> bool:
+        """Evaluate the integer program's first solutions; False where it cannot take the problem."""
+        if name is None:
+            return False
+        program = IntegerProgram(
+            IntegerProgram.Options(
+                sensitivity=name,
+                sensitivity_options=self.options.sensitivity_options,
+                solutions=FRONT if is_threshold(oracle.problem) else SINGLE,
+            )
+        )
+        try:
+            program.check(oracle.problem)
+        except UserError:
+            return False
+        program.search(oracle)
+        return True
+
+
+def _along_path(known: Known, damage: Damage) -> None:
+    """Evaluate the first predicted assignments where integer programming cannot: states of the predicted path.
+
+    The first within the bounds; under a bound on quality the cheapest that meets it, by bisection, as quality and cost
+    fall along the path.
+    """
+    path = within_bounds(known.problem, predicted_path(known.problem, damage))
+    if not is_threshold(known.problem):
+        known.spend(path[:SINGLE])
+        return
+    low, high = -1, len(path)
+    while high - low > 1 and known.oracle.remaining > 0:
+        middle = (low + high) // 2
+        known.evaluate(path[middle][None])
+        low, high = (middle, high) if known.trials[-1].feasible else (low, middle)
+
+
+def blind_damage(space: SearchSpace) -> Damage:
+    """4^(−bits) of each choice, all decisions alike: the squared quantisation step."""
+    return Damage(
+        tuple(4.0 ** -np.asarray(v.choices, dtype=np.float64) for v in space.variables for _ in range(v.length))
+    )

@@ -1,0 +1,158 @@
+"""``hawq``: the Pareto front of Hessian trace times perturbation (HAWQ-V2, Dong et al., NeurIPS 2020).
+
+The damage of an assignment is predicted as Ω = Σ_i Tr̄(H_i)·‖Q(W_i) − W_i‖², Tr̄ the mean of the Hessian's eigenvalues
+over the weights of layer i: what the sensitivity ``hessian`` has in its table. The front of Ω against a cost that adds
+up is enumerated (:mod:`qsearch.search.hawq_front`), and evaluated as the objectives ask:
+
+- quality only: the least Ω within the bounds first, then on along the front to what is cheaper;
+- quality against costs: the ends of the front, then the middle of its widest gap in cost, until all is evaluated;
+- one cost: bisection along the front for the cheapest assignment that meets the bounds, then what is cheaper still,
+  as quality may not rise and fall with Ω everywhere.
+
+It ends with the front, which may be before the budget is spent.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qsearch import registry
+from qsearch.errors import UserError
+from qsearch.problem import Problem
+from qsearch.protocols import Oracle, Searcher
+from qsearch.registry import PluginOptions
+from qsearch.search.hawq_front import Front, every_assignment, monotone, require_separate
+from qsearch.search.units import additive_units, cost_units, require_additive
+
+X = NDArray[np.int64]
+
+
+class Hawq(Searcher):
+    """The front of predicted damage against cost, for costs that add up over layers."""
+
+    stochastic = False
+
+    class Options(PluginOptions):
+        """What predicts the damage, and which assignments are considered."""
+
+        sensitivity: str = "hessian"
+        """Plug-in that predicts the damage of each choice."""
+        sensitivity_options: dict[str, Any] = Field(default_factory=dict)
+        monotone: bool = False
+        """Consider only bits that do not rise from more to less sensitive decisions, as NNCF does."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+        self._enumerate = monotone if self.options.monotone else every_assignment
+
+    def check(self, problem: Problem) -> None:
+        """Raise unless the front can be enumerated.
+
+        Raises:
+            UserError: a cost that is not a sum, or that is to be maximised; decisions of joint cost where ``monotone``;
+                the sensitivity is unknown or its options are not valid.
+        """
+        require_additive(problem.cost)
+        for objective in problem.objectives:
+            if objective.metric in problem.cost.units and objective.direction == "maximize":
+                raise UserError("hawq minimises costs", got=f"maximize {objective.metric}", fix="use 'optuna' or 'gp'")
+        for metric in _metrics(problem):
+            if metric in problem.cost.model.maxima:
+                raise UserError(
+                    "hawq needs a cost that is a sum over layers", got=f"{metric}, a maximum", fix="use 'ilp' or 'gp'"
+                )
+            if self.options.monotone:
+                require_separate(cost_units(problem.cost, [metric])[0])
+        registry.create("sensitivities", self.options.sensitivity, self.options.sensitivity_options)
+
+    def search(self, oracle: Oracle) -> None:
+        """Enumerate the front and evaluate it.
+
+        Raises:
+            UserError: see :meth:`check`; layers that share decisions have too many joint choices.
+            EvaluationError: a sensitivity that is not finite.
+        """
+        problem = oracle.problem
+        self.check(problem)
+        fronts = self._fronts(oracle)
+        costs = _cost_objectives(problem)
+        if len(problem.objectives) > 1 and costs:
+            _evaluate(oracle, _alternate([front.x[_spread(front.cost)] for front in fronts]))
+        elif costs:
+            _bisect(oracle, fronts[0].x)
+        else:
+            _evaluate(oracle, fronts[0].x[::-1])
+
+    def _fronts(self, oracle: Oracle) -> list[Front]:
+        """The front against each cost, of what is within the bounds."""
+        problem = oracle.problem
+        table = oracle.sensitivity(self.options.sensitivity, self.options.sensitivity_options)
+        found = []
+        for metric in _metrics(problem):
+            units, constant = additive_units(problem.cost, table, [metric])
+            front = self._enumerate(problem.space, units, metric)
+            within = problem.cost_violations(front.x) <= 0
+            found.append(Front(front.x[within], front.omega[within], front.cost[within] + constant[metric]))
+        return found
+
+
+def _cost_objectives(problem: Problem) -> list[str]:
+    return [objective.metric for objective in problem.objectives if objective.metric in problem.cost.units]
+
+
+def _metrics(problem: Problem) -> list[str]:
+    """Costs to draw fronts against: the objectives, else the first that is bounded, else any."""
+    bounded = [bound.metric for bound in problem.cost_bounds]
+    return list(dict.fromkeys(_cost_objectives(problem))) or bounded[:1] or list(problem.cost.units)[:1]
+
+
+def _evaluate(oracle: Oracle, assignments: Iterable[X]) -> None:
+    for x in assignments:
+        if oracle.remaining == 0:
+            return
+        oracle.evaluate(oracle.problem.space.decode(x))
+
+
+def _bisect(oracle: Oracle, x: X) -> None:
+    """The cheapest of a front, shape (n, D), cheapest first, that meets the bounds."""
+    low, high = -1, len(x)  # below low nothing is expected to meet them, at high something does
+    tried: set[int] = set()
+    while high - low > 1 and oracle.remaining > 0:
+        middle = (low + high) // 2 if tried else high - 1
+        tried.add(middle)
+        if oracle.evaluate(oracle.problem.space.decode(x[middle])).feasible:
+            high = middle
+        elif middle == len(x) - 1:
+            break  # not even the least damage meets them: from there downwards
+        else:
+            low = middle
+    _evaluate(oracle, [x[place] for place in range(min(high, len(x)) - 1, -1, -1) if place not in tried])
+
+
+def _spread(cost: NDArray[np.float64]) -> list[int]:
+    """Positions of a front in order of evaluation: dearest, cheapest, then the one nearest the middle of the widest gap."""
+    if len(cost) < 2:
+        return list(range(len(cost)))
+    order = [len(cost) - 1, 0]
+    gaps = [(cost[0] - cost[-1], 0, len(cost) - 1)]
+    while gaps:
+        _, low, high = heapq.heappop(gaps)
+        if high - low < 2:
+            continue
+        middle = low + 1 + int(np.argmin(np.abs(cost[low + 1 : high] - (cost[low] + cost[high]) / 2)))
+        order.append(middle)
+        heapq.heappush(gaps, (cost[low] - cost[middle], low, middle))
+        heapq.heappush(gaps, (cost[middle] - cost[high], middle, high))
+    return order
+
+
+def _alternate(fronts: Sequence[X]) -> Iterator[X]:
+    """One assignment of each front in turn."""
+    return (x for x in chain.from_iterable(zip_longest(*fronts)) if x is not None)
