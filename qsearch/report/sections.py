@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from qsearch.assignment import BitAssignment
-from qsearch.report import facts, plots, wording
+from qsearch.report import certification, facts, plots, wording
 from qsearch.report.curves import Plane, cost_planes, main_plane, plane_front
 from qsearch.report.document import Block, Code, Document, Paragraph, Plot, Section, Table, pairs, section
 from qsearch.report.statistics import Interval
@@ -75,7 +75,7 @@ def _validation_row(run: Run, best: Trial, shown: bool) -> tuple[str, ...]:
 
 
 def _limits(run: Run, best: Trial) -> Section:
-    """What each constraint allowed, and what the best assignment uses."""
+    """What each constraint allowed, what the best assignment uses, and what the data certify."""
     header = ("what", "allowed", "used", "allowed, of uniform-8", "used, of uniform-8", "share of the limit")
     rows = []
     for row in facts.usage(run, best):
@@ -94,7 +94,7 @@ def _limits(run: Run, best: Trial) -> Section:
     written = "; ".join(f"“{bound.label}”" for bound in run.info.bounds)
     asked = f"Asked for: {written}. " if written else "No limit was asked for. "
     note = f"{asked}Costs are per forward pass; uniform-8 is the same network with 8 bits everywhere."
-    return section("What it costs", [Table(header, tuple(rows), note=note)])
+    return section("What it costs", [Table(header, tuple(rows), note=note), *certification.blocks(run)])
 
 
 def _assignment(run: Run, best: Trial) -> Section:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from qsearch.search.paired import score_interval
 from qsearch.trial import Quality
 
 LEVEL = 0.95
@@ -93,9 +94,10 @@ def paired_interval(differences: NDArray[np.float64], *, share: bool) -> Interva
 
     Args:
         differences: d, shape (n,).
-        share: the scores are 0 or 1, or means of such over seeds. Then two samples are added to the n: half of one
-            at +1, half of one at −1, one at 0. For 0 and 1 this is Agresti and Min's interval. Otherwise the interval
-            is mean ± z·s/√n.
+        share: the scores are 0 or 1, or means of such over seeds. Then differences of −1, 0 and 1 have Tango's score
+            interval (:mod:`qsearch.search.paired`), whose coverage holds where few samples differ. Means over seeds get
+            two samples more: half of one at +1, half of one at −1, one at 0, after Agresti and Min. Of other scores
+            the interval is mean ± z·s/√n.
 
     Raises:
         ValueError: no samples.
@@ -104,6 +106,9 @@ def paired_interval(differences: NDArray[np.float64], *, share: bool) -> Interva
     if n == 0:
         raise ValueError("a paired difference needs at least one sample")
     mean = float(differences.mean())
+    if share and np.isin(differences, (-1, 0, 1)).all():
+        losses, gains = int(np.sum(differences < 0)), int(np.sum(differences > 0))
+        return Interval(mean, *score_interval(losses, gains, n, LEVEL))
     if not share:
         if n == 1:
             return Interval(mean)

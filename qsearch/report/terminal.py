@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.report import facts, wording
+from qsearch.report import certification, facts, wording
 from qsearch.report.comparison import ComparisonRow
 from qsearch.report.phrases import cost_metrics, cost_text, lines, objective_text, runs_text
 from qsearch.run import Run
@@ -63,6 +63,8 @@ def _facts(run: Run) -> dict[str, Text]:
         found["against float"] = Text(f"{wording.difference(result.difference, shown)}, paired, 95 % interval")
     if best is not None:
         found["limits"] = Text("\n".join(_limit_lines(run)) or "none")
+        if certified := certification.sentences(run):
+            found["certified"] = Text("\n".join(certified))
         found["weight bits"] = Text(bits_line(run, best.assignment, "weight"))
         found["activation bits"] = Text(bits_line(run, best.assignment, "activation"))
     failed = sum(trial.state == "failed" for trial in run.trials)
