@@ -2,11 +2,12 @@
 
     python benchmarks/hypervolume.py                         a coupled problem in closed form, 4,096 assignments
     python benchmarks/hypervolume.py --real table.npz        digits-resnet, 4,096 assignments, evaluated once into the file
+    python benchmarks/hypervolume.py --plot curves.png       also draws the curves, with their intervals
 
-Two objectives, accuracy and size of the weights, without bounds. The hypervolume is that of the trials of the first n
+Two objectives, accuracy (or loss) and size of the weights, without bounds. The hypervolume is that of the trials of the first n
 evaluations, below the worst accuracy and size of the space, as a share of the hypervolume of all its assignments. Mean
 over seeds with a 95 % interval (Student's t); a searcher without chance runs once. A searcher that ends early keeps
-what it reached; CMA-ES refuses two objectives.
+what it reached. CMA-ES refuses two objectives, bisection what has no bound on quality.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ from scipy.stats import t as student
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
+from qsearch.campaign import Choosy
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted, DataError, UserError
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.pareto import hypervolume
-from qsearch.problem import Problem
-from qsearch.protocols import CalibrationProbe, Evaluator, Probe
+from qsearch.problem import Objective, Problem
+from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.search.optuna import SAMPLERS
 from qsearch.space import SearchSpace
 from qsearch.testing.problems import ACCURACY_AND_SIZE, coupled
 from qsearch.trial import Quality
 
-BUDGETS = (16, 32, 64, 128)
+BUDGETS = (8, 16, 32, 64, 128)
+SENSITIVITIES = ("fisher", "hessian", "one-at-a-time", "pairwise")
+"""What searchers ask for; measured once for all of them."""
+OBJECTIVES = {"accuracy": Objective("accuracy", "maximize"), "loss": Objective("loss", "minimize")}
 GROUPS, CHOICES = 6, (2, 3, 4, 8)  # 4^6 = 4,096 assignments
 
 Floats = NDArray[np.float64]
@@ -47,31 +52,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TabulatedEvaluator(Evaluator):
-    """Answers from a table of the whole space, and from one of the probes that sensitivities ask for."""
+    """Answers from a table of the whole space: the network itself cannot be sent to other processes."""
 
     table: Mapping[BitAssignment, Quality]
-    probes: Mapping[BitAssignment, Probe]
 
     def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
         """The tabulated quality."""
         return self.table[assignment]
-
-    def probe(self, assignment: BitAssignment) -> Probe:
-        """The tabulated probe."""
-        return self.probes[assignment]
-
-
-@dataclass(frozen=True)
-class ProbeRecorder:
-    """Passes probes on and keeps the answers: the network itself cannot be sent to other processes."""
-
-    source: CalibrationProbe
-    probes: dict[BitAssignment, Probe] = field(default_factory=dict)
-
-    def probe(self, assignment: BitAssignment) -> Probe:
-        """The source's answer."""
-        self.probes[assignment] = self.source.probe(assignment)
-        return self.probes[assignment]
 
 
 @dataclass(frozen=True)
@@ -82,18 +69,19 @@ class Case:
     evaluator: Evaluator
     reference: Floats
     optimum: float
+    tables: Mapping[str, SensitivityTable]
 
     def share(self, points: Floats) -> float:
         """Hypervolume of the points, shape (A, 2), as a share of the optimum."""
         return hypervolume(points, self.reference) / self.optimum
 
 
-def case(problem: Problem, evaluator: Evaluator) -> Case:
+def case(problem: Problem, evaluator: Evaluator, measured: Mapping[str, SensitivityTable] | None = None) -> Case:
     """Score a problem's whole space; the reference is just beyond its worst values."""
     oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=problem.space.size))
     points = np.stack([problem.minimised(oracle.evaluate(item)) for item in problem.space.enumerate()])
     reference = points.max(axis=0) + 1e-9 * np.ptp(points, axis=0)
-    return Case(problem, evaluator, reference, hypervolume(points, reference))
+    return Case(problem, evaluator, reference, hypervolume(points, reference), measured or {})
 
 
 def synthetic() -> Case:
@@ -101,8 +89,8 @@ def synthetic() -> Case:
     return case(*coupled(GROUPS, choices=CHOICES, budget=None, objectives=ACCURACY_AND_SIZE))
 
 
-def real(cache: Path) -> Case:
-    """Weights of digits-resnet in groups of neighbouring layers, activations at 8 bits."""
+def real(cache: Path, metric: str) -> Case:
+    """Weights of digits-resnet in groups of neighbouring layers, activations at 8 bits; accuracy or loss against size."""
     from qsearch.quantize.trace import trace_layers
 
     workload = registry.create("workloads", "digits-resnet", {})
@@ -110,10 +98,12 @@ def real(cache: Path) -> Case:
     evaluator = registry.create("evaluators", "ptq", {}, workload, layers)
     space = grouped_space(layers)
     cost = NetworkCost(registry.create("cost_models", "size", {}), tuple(layers), space)
-    problem = Problem(space, cost, ACCURACY_AND_SIZE, quality_name=workload.metric)
-    recorder = ProbeRecorder(evaluator)
-    registry.create("sensitivities", "one-at-a-time").table(space, recorder)
-    return case(problem, TabulatedEvaluator(tabulate(space, evaluator, cache), recorder.probes))
+    objectives = (OBJECTIVES[metric], Objective("size", "minimize"))
+    problem = Problem(space, cost, objectives, quality_name=workload.metric)
+    oracle = CampaignOracle(problem, evaluator, MemoryRecord(), Budget(evaluations=1))
+    for name in SENSITIVITIES:
+        oracle.sensitivity(name)
+    return case(problem, TabulatedEvaluator(tabulate(space, evaluator, cache)), oracle.tables)
 
 
 def grouped_space(layers: Sequence[Any]) -> SearchSpace:
@@ -156,34 +146,61 @@ def entries() -> dict[str, tuple[str, dict[str, Any]]]:
     for name in registry.names("searchers"):
         if name == "optuna":
             found.update({f"optuna {sampler}": (name, {"sampler": sampler}) for sampler in SAMPLERS})
+            found["optuna tpe, warm"] = (name, {"warm_start": "one-at-a-time"})
         else:
             found[name] = (name, {})
     return found
 
 
 def shares(judged: Case, entry: tuple[str, dict[str, Any]], seed: int) -> list[float] | None:
-    """Share of the optimum after each of ``BUDGETS`` evaluations; None where the searcher refuses the problem."""
-    oracle = CampaignOracle(judged.problem, judged.evaluator, MemoryRecord(), Budget(evaluations=max(BUDGETS)), seed)
+    """Share of the optimum after 1, 2, … evaluations; None where the searcher refuses the problem."""
+    budget, tables = Budget(evaluations=max(BUDGETS)), dict(judged.tables)
+    oracle = CampaignOracle(judged.problem, judged.evaluator, MemoryRecord(), budget, seed, tables=tables)
+    searcher = registry.create("searchers", *entry)
     try:
-        registry.create("searchers", *entry).search(oracle)
+        if isinstance(searcher, Choosy):
+            searcher.check(judged.problem)
+        searcher.search(oracle)
     except BudgetExhausted:
         pass
     except UserError:
         return None
     points = np.stack([judged.problem.minimised(trial) for trial in oracle.trials if trial.evaluated])
-    return [judged.share(points[:budget]) for budget in BUDGETS]
+    return [judged.share(points[:count]) for count in range(1, max(BUDGETS) + 1)]
 
 
 def row(name: str, results: Sequence[list[float] | None]) -> str:
     """One line of the table."""
     if any(result is None for result in results):
         return f"{name:<16}" + "".join(f"{'refused':>16}" for _ in BUDGETS)
-    values = 100 * np.asarray(results, dtype=np.float64)
+    values = 100 * np.asarray(results, dtype=np.float64)[:, np.asarray(BUDGETS) - 1]
     cells = [f"{mean:.1f}" for mean in values.mean(axis=0)]
     if len(values) > 1:
-        half = student.ppf(0.975, len(values) - 1) * values.std(axis=0, ddof=1) / len(values) ** 0.5
+        half = half_width(values)
         cells = [f"{cell} ± {width:.1f}" for cell, width in zip(cells, half, strict=True)]
     return f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells)
+
+
+def half_width(values: Floats) -> Floats:
+    """Half the 95 % interval of the mean over seeds, shape (seeds, …) → (…)."""
+    return np.asarray(student.ppf(0.975, len(values) - 1) * values.std(axis=0, ddof=1) / len(values) ** 0.5)
+
+
+def plot(path: Path, curves: Mapping[str, Floats]) -> None:
+    """What is still missing from the optimum against evaluations, shape (seeds, evaluations) for each searcher."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name, values in curves.items():
+        count, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
+        (line,) = axes.plot(count, 100 * mean, label=name, linewidth=2.5 if name == "auto" else 1.3)
+        if len(values) > 1:
+            half = half_width(values)
+            axes.fill_between(count, 100 * (mean - half), 100 * (mean + half), color=line.get_color(), alpha=0.15)
+    axes.axhline(99, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xscale="log", xlabel="evaluations", ylabel="% of the optimal hypervolume", ylim=(60, 100.5))
+    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    figure.savefig(path, dpi=150)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -191,22 +208,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = entries()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--real", type=Path, metavar="FILE", help="digits-resnet; its table is kept in FILE")
-    parser.add_argument("--seeds", type=int, default=10, help="seeds of searchers that use chance (default 10)")
+    parser.add_argument(
+        "--metric", choices=OBJECTIVES, default="accuracy", help="quality with --real (default accuracy)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves into a file")
+    parser.add_argument("--seeds", type=int, default=20, help="seeds of searchers that use chance (default 20)")
     parser.add_argument(
         "--searchers", nargs="+", choices=known, default=list(known), metavar="NAME", help="default: all"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     given = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    judged = real(given.real) if given.real else synthetic()
+    judged = real(given.real, given.metric) if given.real else synthetic()
     print(f"{judged.problem.space.size} assignments; % of the optimal hypervolume, mean ± 95 % interval")
     print(f"{'evaluations':<16}" + "".join(f"{budget:>16}" for budget in BUDGETS))
+    curves: dict[str, Floats] = {}
     with ProcessPoolExecutor(given.jobs) as pool:
         for name in given.searchers:
             stochastic = getattr(registry.load("searchers", known[name][0]), "stochastic", True)
             seeds = range(given.seeds if stochastic else 1)
             results = list(pool.map(shares, [judged] * len(seeds), [known[name]] * len(seeds), seeds))
             print(row(name, results), flush=True)
+            if None not in results:
+                curves[name] = np.asarray(results, dtype=np.float64)
+    if given.plot:
+        plot(given.plot, curves)
 
 
 if __name__ == "__main__":
