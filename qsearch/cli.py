@@ -82,7 +82,7 @@ def run(
 def search(
     workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
     hardware: Annotated[str, typer.Option(help="Cost model.")] = "bismo",
-    searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["ilp"],
+    searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["auto"],
     constraint: Annotated[list[str], typer.Option(help="latency<=0.6 is 0.6 of uniform-8.")] = [],
     objective: Annotated[list[str], typer.Option(help="Metric, METRIC:max or METRIC:min; repeat it for a front.")] = [
         "accuracy"

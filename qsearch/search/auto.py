@@ -3,7 +3,8 @@
 1. Sensitivities: the cheapest kind that the evaluator can give, one backward pass (``fisher``) before one pass for each
    choice (``one-at-a-time``).
 2. What they predict to be best: the integer program's solutions where costs add up, along the predicted path otherwise. The best
-   under a bound, a few along the front of several objectives, the cheapest that meets a bound on quality, by bisection.
+   under a bound, and what would be best if sensitivities were a little different; a few along the front of several
+   objectives; the cheapest that meets a bound on quality, by bisection.
 3. Refinement: moves around the best so far, chosen by a Gaussian process that starts from the predicted damage and
    learns from every evaluation what the layers do together (:mod:`qsearch.search.gp`).
 
@@ -32,7 +33,7 @@ from qsearch.search.damage import Damage, predicted_damage
 from qsearch.search.filled import FilledOracle
 from qsearch.search.gp import Known, refine
 from qsearch.search.ilp import IntegerProgram
-from qsearch.search.lattice import predicted_path, within_bounds
+from qsearch.search.lattice import predicted_best, predicted_path, within_bounds
 from qsearch.search.paired import is_threshold
 from qsearch.search.predicted_front import best_spread
 from qsearch.search.surrogate import Features
@@ -46,6 +47,8 @@ SENSITIVITIES = ("fisher", "one-at-a-time")
 """Tried in this order: both predict the divergence; the first takes few passes, the second any network."""
 SINGLE, FRONT = 2, 12
 """Predicted assignments to begin with: under one objective, whose best are near each other, and under several."""
+DRAWN, DOUBT = 4, 0.7
+"""Draws of sensitivities around the predicted ones, and the standard deviation of their logarithms: a factor of two."""
 
 
 class Auto(Searcher):
@@ -101,8 +104,11 @@ class Auto(Searcher):
         elif not self._solve(oracle, name):
             _along_path(known, believed)
         known.recall()
+        rng = np.random.default_rng(oracle.seed)
+        if len(problem.objectives) == 1 and not is_threshold(problem):
+            known.spend(_doubted(problem, believed, rng))
         belief = Belief(problem, Features(problem.space, damage), oracle.seed)
-        refine(known, belief, np.random.default_rng(oracle.seed), self.options)
+        refine(known, belief, rng, self.options)
         if not known.trials and oracle.remaining > 0:
             raise InfeasibleError(
                 "no assignment that meets all cost bounds together was found",
@@ -157,6 +163,21 @@ def _along_path(known: Known, damage: Damage) -> None:
         middle = (low + high) // 2
         known.evaluate(path[middle][None])
         low, high = (middle, high) if known.trials[-1].feasible else (low, middle)
+
+
+def _doubted(problem: Problem, damage: Damage, rng: np.random.Generator) -> X:
+    """What would be best for sensitivities drawn around the predicted ones, shape (at most ``DRAWN``, D).
+
+    Near the best under one objective lie many assignments that differ little: of these, ones that differ in what
+    matters most to the belief, whose layers predictions may have wrong.
+    """
+    found = []
+    for _ in range(DRAWN):
+        factors = np.exp(DOUBT * rng.standard_normal(len(damage.single)))
+        single = tuple(factor * values for factor, values in zip(factors, damage.single, strict=True))
+        pairs = {(i, j): np.sqrt(factors[i] * factors[j]) * values for (i, j), values in damage.pairs.items()}
+        found.append(predicted_best(problem, Damage(single, pairs), 1))
+    return np.concatenate(found)
 
 
 def blind_damage(space: SearchSpace) -> Damage:

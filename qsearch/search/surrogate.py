@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern, WhiteKernel
@@ -97,8 +96,9 @@ class PriorMean:
         Medians, as a few assignments at the lowest bits may be off any line.
         """
         stride = -(-len(values) // PAIRS)
-        spread = np.ptp(predicted[::stride]) > 0
-        slope = max(float(theilslopes(values[::stride], predicted[::stride])[0]), 0.0) if spread else 0.0
+        apart, rise = (part[::stride, None] - part[::stride] for part in (predicted, values))
+        slopes = rise[apart > 0] / apart[apart > 0]
+        slope = max(float(np.median(slopes)), 0.0) if slopes.size else 0.0
         return cls(slope, float(np.median(values - slope * predicted)), float(values.max()))
 
     def __call__(self, predicted: Floats) -> Floats:
