@@ -2,6 +2,8 @@
 
     QSEARCH_DATA=folder python benchmarks/mean_bits.py                        ResNet-20 on CIFAR-10
     python benchmarks/mean_bits.py --workload digits-resnet
+    python benchmarks/mean_bits.py --granularity kernel --searchers uniform "ilp, fisher" auto
+    python benchmarks/mean_bits.py --no-correction                            allocation alone: nothing is repaired
 
 Weights per layer take 2–8 bits, activations 8. A search sees training images of CIFAR-10 only (512 to calibrate, 512 to
 validate), and of digits the validation data; it is judged on all test images, beside the float network on the same ones.
@@ -37,7 +39,7 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel
 from qsearch.report.statistics import paired_difference
-from qsearch.space import build_space
+from qsearch.space import Granularity, build_space
 from qsearch.trial import Quality
 
 IMAGES = 1000
@@ -63,6 +65,7 @@ def entries(seeds: int) -> list[Entry]:
         return Entry(f"ilp, {sensitivity}", "ilp", {"sensitivity": sensitivity, "solutions": 1}, sensitivity, 1)
 
     return [
+        Entry("uniform", "uniform", {}, evaluations=7),
         *(first(name) for name in ("fisher", "hessian", "noise", "quantization-error", "one-at-a-time")),
         Entry("iqp, pairwise", "iqp", {"solutions": 1}, "pairwise", 1),
         Entry("greedy, fisher", "greedy", {"sensitivity": "fisher"}, "fisher", 1),
@@ -79,6 +82,7 @@ class WeightBits(CostModel):
     """Bits of all weights: the budget that "mean bits per weight" means."""
 
     units: Mapping[str, str] = MappingProxyType({"weight_bits": "bit"})
+    kernel_additive = True
 
     def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
         return {"weight_bits": float(weight_bits.sum() * layer.kernel_params)}
@@ -89,27 +93,34 @@ class Case:
     """A network with its data; ``samples`` is what an evaluation passes through it."""
 
     layers: tuple[Layer, ...]
+    granularity: Granularity
     evaluator: Any
     reference: Quality
     samples: int
 
     def problem(self, mean_bits: float) -> Problem:
         """Least loss at that many bits per weight."""
-        space = build_space(self.layers, weight_bits=range(2, 9), activation_bits=[8], fixed={"activations": 8})
+        space = build_space(
+            self.layers,
+            weight_bits=range(2, 9),
+            activation_bits=[8],
+            granularity=self.granularity,
+            fixed={"activations": 8},
+        )
         limit = mean_bits * sum(layer.params for layer in self.layers)
         bound = Bound("weight_bits", limit, False, f"mean bits <= {mean_bits:g}")
         cost = NetworkCost(WeightBits(), self.layers, space)
         return Problem(space, cost, (Objective("loss", "minimize"),), (bound,))
 
 
-def case(name: str) -> Case:
+def case(name: str, granularity: Granularity, correction: bool) -> Case:
     """The workload, prepared."""
     workload = registry.create("workloads", name, OPTIONS.get(name, {}))
     layers = layers_of(workload)
-    evaluator = registry.create("evaluators", "ptq", {}, workload, layers)
+    evaluator = registry.create("evaluators", "ptq", {"correction": correction}, workload, layers)
     everything = build_space(layers, weight_bits=[8], activation_bits=[8]).reference(FLOAT_BITS)
     samples = evaluator.probe(everything).samples + evaluator.evaluate(everything).samples
-    return Case(layers, evaluator, evaluator.test(everything), samples)
+    return Case(layers, granularity, evaluator, evaluator.test(everything), samples)
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ def row(label: str, found: Sequence[Found], reference: Quality) -> Sequence[str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", default="cifar10-resnet20")
+    parser.add_argument("--granularity", choices=("layer", "kernel"), default="layer")
+    parser.add_argument("--no-correction", action="store_true", help="leave out what repairs the shift")
     parser.add_argument("--budgets", type=float, nargs="+", default=[4.0, 3.0, 2.5, 2.2], help="mean bits per weight")
     parser.add_argument("--passes", type=float, default=25.0, help="float passes over 1,000 images for each search")
     parser.add_argument("--seeds", type=int, default=3)
@@ -168,13 +181,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    judged = case(given.workload)
+    judged = case(given.workload, given.granularity, not given.no_correction)
     console = Console()
     console.width = max(console.width, 110)
     chosen = [entry for entry in entries(given.seeds) if given.searchers is None or entry.label in given.searchers]
     console.print(f"float: {100 * judged.reference.metric:.1f} %, loss {judged.reference.loss:.3f}")
     for budget in given.budgets:
-        table = Table(title=f"{given.workload}, {budget:g} bits per weight, activations at 8")
+        repaired = "not corrected" if given.no_correction else "corrected"
+        title = f"{given.workload}, {budget:g} bits per weight, by {given.granularity}, activations at 8, {repaired}"
+        table = Table(title=title)
         for name in ("searcher", "bits", "accuracy %", "less float, paired 95 %", "loss", "passes", "seconds"):
             table.add_column(name, justify="left" if name == "searcher" else "right")
         for entry in chosen:

@@ -28,13 +28,13 @@ from qsearch.errors import EvaluationError, InfeasibleError, PluginError, UserEr
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import is_threshold
 from qsearch.search.belief import Belief
 from qsearch.search.damage import Damage, predicted_damage
 from qsearch.search.filled import FilledOracle
 from qsearch.search.gp import Known, refine
 from qsearch.search.ilp import IntegerProgram
 from qsearch.search.lattice import predicted_best, predicted_path, within_bounds
-from qsearch.search.paired import is_threshold
 from qsearch.search.predicted_front import best_spread
 from qsearch.search.surrogate import Features
 from qsearch.space import SearchSpace

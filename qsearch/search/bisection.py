@@ -31,6 +31,7 @@ from qsearch.errors import UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import require_threshold
 from qsearch.search.damage import Damage, predicted_damage
 from qsearch.search.ordering import (
     DamageOrder,
@@ -45,7 +46,7 @@ from qsearch.search.ordering import (
     moved,
     random_order,
 )
-from qsearch.search.paired import Target, require_threshold
+from qsearch.search.paired import Target
 
 
 class Bisection(Searcher):

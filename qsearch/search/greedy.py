@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,10 +42,12 @@ from qsearch.errors import UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import is_threshold, minimised_costs
 from qsearch.search.damage import Damage, predicted_damage
 from qsearch.search.lattice import raised
 from qsearch.search.ordering import DamageOrder, Group, Together, X, at_level, groups_of, levels_of
-from qsearch.search.paired import Target, is_threshold
+from qsearch.search.paired import Target
+from qsearch.search.spreading import spread
 from qsearch.trial import Trial
 
 
@@ -210,20 +211,10 @@ def _front(oracle: Oracle, descent: Descent) -> None:
     space = oracle.problem.space
     path = np.stack(list(descent.path(space.highest)))
     within = path[oracle.problem.cost_violations(path) <= 0]
-    for position in spread(len(within)):
+    for position in spread(np.arange(len(within), dtype=np.float64)):
         oracle.evaluate(space.decode(within[position]))
     if not len(within):
         oracle.evaluate(space.decode(path[-1]))
-
-
-def spread(count: int) -> list[int]:
-    """0..count − 1 in an order of which every beginning is spread out: the ends, then the middle of the widest gap."""
-    found = sorted({0, count - 1}) if count else []
-    for _ in range(count - len(found)):
-        known = sorted(found)
-        gap, start = max((high - low, -low) for low, high in pairwise(known))
-        found.append(-start + gap // 2)
-    return found
 
 
 def _require_quality(problem: Problem) -> None:
@@ -232,15 +223,10 @@ def _require_quality(problem: Problem) -> None:
     Raises:
         UserError: says what the problem asks for instead.
     """
-    costs = [objective for objective in problem.objectives if objective.metric in problem.cost.units]
-    for objective in costs:
-        if objective.direction == "maximize":
-            raise UserError(
-                "greedy search minimises costs", got=f"maximize {objective.metric}", fix="use the searcher 'optuna'"
-            )
+    costs = minimised_costs(problem, "greedy search")
     if len(costs) == len(problem.objectives) and not is_threshold(problem):
         raise UserError(
             "greedy search needs an objective or a bound that keeps the quality",
-            got=", ".join(f"minimize {objective.metric}" for objective in costs),
+            got=", ".join(f"minimize {metric}" for metric in costs),
             fix=f"add the objective {problem.quality_name}:max, or a constraint like {problem.quality_name}>=0.99*float",
         )

@@ -14,9 +14,7 @@ It ends with the front, which may be before the budget is spent.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, zip_longest
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,9 @@ from qsearch.errors import UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import minimised_costs
 from qsearch.search.hawq_front import Front, every_assignment, monotone, require_separate
+from qsearch.search.spreading import alternate, spread
 from qsearch.search.units import additive_units, cost_units, require_additive
 
 X = NDArray[np.int64]
@@ -60,9 +60,7 @@ class Hawq(Searcher):
                 the sensitivity is unknown or its options are not valid.
         """
         require_additive(problem.cost)
-        for objective in problem.objectives:
-            if objective.metric in problem.cost.units and objective.direction == "maximize":
-                raise UserError("hawq minimises costs", got=f"maximize {objective.metric}", fix="use 'optuna' or 'gp'")
+        minimised_costs(problem, "hawq")
         for metric in _metrics(problem):
             if metric in problem.cost.model.maxima:
                 raise UserError(
@@ -82,9 +80,9 @@ class Hawq(Searcher):
         problem = oracle.problem
         self.check(problem)
         fronts = self._fronts(oracle)
-        costs = _cost_objectives(problem)
+        costs = minimised_costs(problem, "hawq")
         if len(problem.objectives) > 1 and costs:
-            _evaluate(oracle, _alternate([front.x[_spread(front.cost)] for front in fronts]))
+            _evaluate(oracle, alternate([iter(front.x[::-1][spread(front.cost[::-1])]) for front in fronts]))
         elif costs:
             _bisect(oracle, fronts[0].x)
         else:
@@ -103,14 +101,10 @@ class Hawq(Searcher):
         return found
 
 
-def _cost_objectives(problem: Problem) -> list[str]:
-    return [objective.metric for objective in problem.objectives if objective.metric in problem.cost.units]
-
-
 def _metrics(problem: Problem) -> list[str]:
     """Costs to draw fronts against: the objectives, else the first that is bounded, else any."""
     bounded = [bound.metric for bound in problem.cost_bounds]
-    return list(dict.fromkeys(_cost_objectives(problem))) or bounded[:1] or list(problem.cost.units)[:1]
+    return list(dict.fromkeys(minimised_costs(problem, "hawq"))) or bounded[:1] or list(problem.cost.units)[:1]
 
 
 def _evaluate(oracle: Oracle, assignments: Iterable[X]) -> None:
@@ -134,25 +128,3 @@ def _bisect(oracle: Oracle, x: X) -> None:
         else:
             low = middle
     _evaluate(oracle, [x[place] for place in range(min(high, len(x)) - 1, -1, -1) if place not in tried])
-
-
-def _spread(cost: NDArray[np.float64]) -> list[int]:
-    """Positions of a front in order of evaluation: dearest, cheapest, then the one nearest the middle of the widest gap."""
-    if len(cost) < 2:
-        return list(range(len(cost)))
-    order = [len(cost) - 1, 0]
-    gaps = [(cost[0] - cost[-1], 0, len(cost) - 1)]
-    while gaps:
-        _, low, high = heapq.heappop(gaps)
-        if high - low < 2:
-            continue
-        middle = low + 1 + int(np.argmin(np.abs(cost[low + 1 : high] - (cost[low] + cost[high]) / 2)))
-        order.append(middle)
-        heapq.heappush(gaps, (cost[low] - cost[middle], low, middle))
-        heapq.heappush(gaps, (cost[middle] - cost[high], middle, high))
-    return order
-
-
-def _alternate(fronts: Sequence[X]) -> Iterator[X]:
-    """One assignment of each front in turn."""
-    return (x for x in chain.from_iterable(zip_longest(*fronts)) if x is not None)

@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from qsearch import registry
-from qsearch.errors import CostModelError, InfeasibleError, UserError
+from qsearch.errors import CostModelError, InfeasibleError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import minimised_costs
 from qsearch.search.program import Program
+from qsearch.search.spreading import alternate
 from qsearch.search.units import additive_units, maxima, require_additive
 from qsearch.trial import Trial
 
@@ -72,7 +74,7 @@ class IntegerProgram(Searcher):
             UserError: the cost model is not additive, or a cost is to be maximised; the sensitivity is unknown or its
                 options are not valid.
         """
-        _cost_objectives(problem)
+        minimised_costs(problem, "integer programming")
         require_additive(problem.cost, problem.cost_bounds)
         registry.create("sensitivities", self.options.sensitivity, self.options.sensitivity_options)
 
@@ -84,9 +86,9 @@ class IntegerProgram(Searcher):
             InfeasibleError: no assignment meets the bounds.
         """
         relaxed = self._relaxed(oracle)
-        costs = _cost_objectives(oracle.problem)
+        costs = minimised_costs(oracle.problem, "integer programming")
         if len(oracle.problem.objectives) > 1 and costs:
-            self._spend(oracle, _alternate([_fronts(relaxed, metric) for metric in costs]), relaxed)
+            self._spend(oracle, alternate([_fronts(relaxed, metric) for metric in costs]), relaxed)
         elif costs and len(oracle.problem.bounds) > len(oracle.problem.cost_bounds):
             self._threshold(oracle, relaxed, costs[0])
         else:
@@ -155,7 +157,7 @@ class Relaxed:
     def __init__(self, oracle: Oracle, options: IntegerProgram.Options) -> None:
         self._oracle = oracle
         self._problem = problem = oracle.problem
-        metrics = [bound.metric for bound in problem.cost_bounds] + _cost_objectives(problem)
+        metrics = [bound.metric for bound in problem.cost_bounds] + minimised_costs(problem, "integer programming")
         self._metrics = tuple(dict.fromkeys(metrics))
         require_additive(problem.cost, problem.cost_bounds)  # before the sensitivities are paid for
         table = oracle.sensitivity(options.sensitivity, options.sensitivity_options)
@@ -216,23 +218,6 @@ class Relaxed:
         return self._oracle.evaluate(self._problem.space.decode(x))
 
 
-def _cost_objectives(problem: Problem) -> list[str]:
-    """Cost metrics among the objectives.
-
-    Raises:
-        UserError: one is to be maximised.
-    """
-    costs = [objective for objective in problem.objectives if objective.metric in problem.cost.units]
-    for objective in costs:
-        if objective.direction == "maximize":
-            raise UserError(
-                "integer programming minimises costs",
-                got=f"maximize {objective.metric}",
-                fix="use the searcher 'optuna'",
-            )
-    return [objective.metric for objective in costs]
-
-
 def _ranked(relaxed: Relaxed, minimise: str | None) -> Iterator[X]:
     """Solutions in order of predicted damage, or of the cost ``minimise``."""
     relaxed.first()
@@ -281,16 +266,3 @@ def _front(relaxed: Relaxed, metric: str, shut: tuple[X, ...]) -> Iterator[X]:
                 heapq.heappush(gaps, (cap - high, cap, high))
                 break
             low = cap
-
-
-def _alternate(streams: list[Iterator[X]]) -> Iterator[X]:
-    """One solution of each stream in turn, each once, until all have ended."""
-    seen: set[bytes] = set()
-    while streams:
-        for stream in list(streams):
-            x = next((x for x in stream if x.tobytes() not in seen), None)
-            if x is None:
-                streams.remove(stream)
-            else:
-                seen.add(x.tobytes())
-                yield x

@@ -32,7 +32,6 @@ a limit is wrongly certified in at most 2.8 % of cases for 2.5 % nominal, 6.8 % 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +39,8 @@ from numpy.typing import NDArray
 from scipy.optimize import bisect
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from qsearch.errors import UserError
 from qsearch.problem import Bound, Problem
+from qsearch.search.aims import quality_bounds
 from qsearch.trial import Quality, Trial
 
 Scores = NDArray[np.float32]
@@ -190,37 +189,3 @@ class Target:
         if bound.metric == self.problem.quality_name and bound.at_least:
             return confidence(quality, self.problem.float_outcomes, bound.limit) >= self.confidence
         return bool(bound.violation(quality.values[bound.metric]) <= 0)
-
-
-def quality_bounds(problem: Problem) -> list[Bound]:
-    """Bounds on the metric and on the loss."""
-    return [bound for bound in problem.bounds if bound.metric not in problem.cost.units]
-
-
-def is_threshold(problem: Problem) -> bool:
-    """Whether a problem asks for the least cost at a quality that is bounded from its bad side."""
-    kept = any(bound.at_least == (bound.metric == problem.quality_name) for bound in quality_bounds(problem))
-    return kept and all(
-        objective.metric in problem.cost.units and objective.direction == "minimize" for objective in problem.objectives
-    )
-
-
-def require_threshold(problem: Problem, searcher: str) -> None:
-    """Raise unless :func:`is_threshold`.
-
-    Raises:
-        UserError: says what the problem asks for instead.
-    """
-    if is_threshold(problem):
-        return
-    raise UserError(
-        f"{searcher} minimises a cost under a bound that keeps the quality",
-        got=_asked(problem),
-        fix=f"e.g. objective {next(iter(problem.cost.units))}:min and constraint {problem.quality_name}>=0.99*float",
-    )
-
-
-def _asked(problem: Problem) -> str:
-    objectives = ", ".join(f"{objective.direction} {objective.metric}" for objective in problem.objectives)
-    labels: Sequence[str] = [bound.label for bound in problem.bounds]
-    return f"{objectives} under {', '.join(labels) or 'no bound'}"

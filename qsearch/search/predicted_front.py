@@ -21,10 +21,10 @@ from qsearch.errors import UserError
 from qsearch.pareto import Points, hypervolume, non_dominated
 from qsearch.problem import Problem
 from qsearch.protocols import SensitivityTable
+from qsearch.search.aims import quality_bounds
 from qsearch.search.damage import Damage
 from qsearch.search.hawq_front import every_assignment
 from qsearch.search.lattice import predicted_path, within_bounds
-from qsearch.search.paired import quality_bounds
 from qsearch.search.units import additive_units, require_additive
 
 X = NDArray[np.int64]

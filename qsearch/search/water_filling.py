@@ -32,8 +32,8 @@ from qsearch.problem import Problem
 from qsearch.projection import project
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
+from qsearch.search.aims import is_threshold
 from qsearch.search.filling import TOLERANCE, Floats, Indices, fill, offsets_of
-from qsearch.search.paired import is_threshold
 from qsearch.search.units import decision_damage
 from qsearch.space import Variable
 from qsearch.trial import Trial

@@ -28,8 +28,9 @@ from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, Searcher, SensitivityTable
 from qsearch.registry import validate
 from qsearch.search.damage import predicted_damage
-from qsearch.search.greedy import Descent, Greedy, spread
+from qsearch.search.greedy import Descent, Greedy
 from qsearch.search.ordering import groups_of
+from qsearch.search.spreading import spread
 from qsearch.space import SearchSpace
 from qsearch.testing.problems import ACCURACY, ACCURACY_AND_SIZE, QuadraticEvaluator, coupled, exhaust, separable
 from qsearch.testing.searcher import SearcherContract
@@ -132,7 +133,7 @@ def test_a_small_budget_is_spread_over_the_path(budget: int) -> None:
 
 @given(count=st.integers(0, 60), beginning=st.integers(2, 60))
 def test_spread_names_all_and_is_spread_from_its_beginning(count: int, beginning: int) -> None:
-    order = spread(count)
+    order = spread(np.arange(count, dtype=np.float64))
     assert sorted(order) == list(range(count))
     shown = sorted(order[:beginning])
     if len(shown) > 1:

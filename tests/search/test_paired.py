@@ -14,12 +14,12 @@ from scipy.stats import multinomial, ttest_1samp
 from qsearch.assignment import BitAssignment
 from qsearch.errors import UserError
 from qsearch.problem import Bound, Objective, Problem
+from qsearch.search.aims import require_threshold
 from qsearch.search.paired import (
     Target,
     certifiable_drop,
     confidence,
     difference_interval,
-    require_threshold,
     score_interval,
     score_statistic,
 )
