@@ -191,14 +191,17 @@ def plot(path: Path, curves: Mapping[str, Floats]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, values in curves.items():
+    for number, (name, values) in enumerate(curves.items()):
         count, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-        (line,) = axes.plot(count, 100 * mean, label=name, linewidth=2.5 if name == "auto" else 1.3)
+        style = "-" if number < len(plt.rcParams["axes.prop_cycle"]) else "--"  # colours come round again
+        (line,) = axes.plot(count, 100 * mean, style, label=name, linewidth=2.5 if name == "auto" else 1.3)
         if len(values) > 1:
             half = half_width(values)
             axes.fill_between(count, 100 * (mean - half), 100 * (mean + half), color=line.get_color(), alpha=0.15)
     axes.axhline(99, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xscale="log", xlabel="evaluations", ylabel="% of the optimal hypervolume", ylim=(60, 100.5))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="evaluations", ylabel="% of the optimal hypervolume", ylim=(60, 100.5))
     axes.legend(fontsize=8, ncols=2, loc="lower right")
     figure.savefig(path, dpi=150)
 

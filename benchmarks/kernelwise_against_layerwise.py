@@ -45,6 +45,7 @@ SEARCHERS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
         "uniform": ("uniform", {}),
         "random": ("random", {}),
         "ilp": ("ilp", {}),
+        "auto": ("auto", {}),
         "optuna, tpe": ("optuna", {"sampler": "tpe"}),
         "ddpg": ("ddpg", {}),
         "ddpg, warm start": ("ddpg", {"warm_start": True}),
@@ -53,6 +54,7 @@ SEARCHERS: Mapping[str, Mapping[str, tuple[str, dict[str, Any]]]] = {
     "kernel": {
         "random": ("random", {}),
         "water-filling": ("water-filling", {}),
+        "auto": ("auto", {}),
         "hierarchical-ddpg, from scratch": ("hierarchical-ddpg", {"kernel_updates": 64, "start": "scratch"}),
         "ddpg, flat, warm start": ("ddpg", {"updates": 64, "warm_start": True}),
         "ppo, flat": ("ppo", {}),

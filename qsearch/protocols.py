@@ -220,8 +220,11 @@ class Differentiable(Protocol):
 class Fingerprinted(Protocol):
     """An evaluator that can say what its answers on calibration data depend on; sensitivities of such are cached."""
 
-    def fingerprint(self) -> str:
-        """A digest that differs wherever such an answer may: weights, data, options, code."""
+    def fingerprint(self) -> str | None:
+        """A digest that differs wherever such an answer, or a derivative, may: weights, data, options, code.
+
+        None where it cannot tell, as of code without a source: nothing is cached then.
+        """
         ...
 
 

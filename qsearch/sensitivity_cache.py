@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsearch import registry
-from qsearch.errors import StorageError
+from qsearch.errors import EvaluationError, QSearchError, StorageError
 from qsearch.files import cache_folder, content_digest, write_atomically
-from qsearch.protocols import Evaluator, Fingerprinted, SensitivityTable
+from qsearch.protocols import Evaluator, Fingerprinted, Sensitivity, SensitivityTable
+from qsearch.sensitivity_tables import check_table
 from qsearch.space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def sensitivities(name: str, options: Mapping[str, Any] | None, space: SearchSpa
 
     Raises:
         UserError: an unknown plug-in, options that are not valid, an evaluator that does not serve it.
-        EvaluationError: a sensitivity that cannot be found.
+        EvaluationError: a sensitivity that cannot be found; a table that is not finite, or does not fit the space.
     """
     estimator = registry.create("sensitivities", name, options)
     path = _path(name, options, space, evaluator)
@@ -65,13 +66,27 @@ def sensitivities(name: str, options: Mapping[str, Any] | None, space: SearchSpa
         except StorageError as error:
             log.warning("%s; computing it again", error)
     start = time.perf_counter()
-    found = Priced(estimator.table(space, evaluator), time.perf_counter() - start)
+    found = Priced(_table(name, estimator, space, evaluator), time.perf_counter() - start)
     if path is not None:
         try:
             write(path, found)
         except OSError as error:
             log.warning("cannot keep sensitivities in %s: %s; set QSEARCH_CACHE to a folder", path.parent, error)
     return found
+
+
+def _table(name: str, estimator: Sensitivity, space: SearchSpace, evaluator: Evaluator) -> SensitivityTable:
+    """A table that fits; whatever a plug-in raises becomes one line that says whose it is."""
+    try:
+        table = estimator.table(space, evaluator)
+        check_table(space, table)
+    except (QSearchError, OSError):
+        raise
+    except Exception as error:
+        raise EvaluationError(
+            f"sensitivity {name!r} must give a table of numbers", got=f"{type(error).__name__}: {error}"[:300]
+        ) from error
+    return table
 
 
 def write(path: Path, found: Priced) -> None:
@@ -128,7 +143,8 @@ def _path(name: str, options: Mapping[str, Any] | None, space: SearchSpace, eval
         return None
     plugin = registry.load("sensitivities", name)
     code = _code(plugin)
-    if code is None:
+    content = None if code is None else evaluator.fingerprint()
+    if content is None:
         return None
     schema = getattr(plugin, "Options", None)
     settings = {} if schema is None else registry.validate(schema, options or {}, name).model_dump(mode="json")
@@ -140,7 +156,7 @@ def _path(name: str, options: Mapping[str, Any] | None, space: SearchSpace, eval
         "sites": [[site.name, site.layer, site.role, site.choices, site.kernels] for site in space.sites],
         "ties": space.ties,
         "fixed": dict(space.fixed or {}),
-        "evaluator": evaluator.fingerprint(),
+        "evaluator": content,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "sensitivities" / f"{name}-{digest[:32]}.npz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qsearch import registry
 from qsearch.campaign import prepare
-from qsearch.config import BudgetConfig, CampaignConfig, PluginConfig
+from qsearch.config import BudgetConfig, CampaignConfig, ObjectiveConfig, PluginConfig
 from qsearch.errors import ConfigError
 from qsearch.sensitivity_cache import sensitivities
 from qsearch.survey import Survey, SurveyConfig
@@ -29,7 +29,7 @@ def survey(config: SurveyConfig) -> Survey:
 
 
 def _campaign(config: SurveyConfig) -> CampaignConfig:
-    """A campaign on the same network and space, which is only prepared: its cost model and its searcher are never used."""
+    """A campaign on the same network and space, which is only prepared: its objective and its searcher are never used."""
     return CampaignConfig(
         name="survey",
         budget=BudgetConfig(evaluations=1),
@@ -37,5 +37,6 @@ def _campaign(config: SurveyConfig) -> CampaignConfig:
         hardware=PluginConfig(name="size"),
         evaluator=config.evaluator,
         space=config.space,
+        objectives=(ObjectiveConfig(metric="size", direction="minimize"),),  # a metric whatever a score is called
         searcher=PluginConfig(name="uniform"),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -32,3 +33,24 @@ def digest(tensors: Mapping[str, object], settings: object) -> str:
     for room in ("quantize", "evaluate"):
         total.update(content_digest((package / room).glob("*.py")).encode())
     return total.hexdigest()
+
+
+def sources(classes: Iterable[type]) -> dict[str, str] | None:
+    """A digest of the module of each class and of what it inherits from, without those of torch and of Python itself.
+
+    Returns:
+        module name → SHA-256 of its file; None where one has no source that can be read.
+    """
+    names = {base.__module__ for plain in classes for base in plain.__mro__}
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        if name != "__main__" and name.partition(".")[0] in {"torch", *sys.stdlib_module_names}:
+            continue
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None or not file.endswith(".py"):
+            return None
+        try:
+            found[name] = content_digest([Path(file)])
+        except OSError:
+            return None
+    return found

@@ -19,7 +19,7 @@ from torch.nn import functional
 from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, DataError, EvaluationError, QSearchError
 from qsearch.evaluate.data import Split, read
-from qsearch.evaluate.fingerprint import digest
+from qsearch.evaluate.fingerprint import digest, sources
 from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
@@ -125,21 +125,38 @@ class PostTraining:
             self._workload, self._layers, self.network, self._calibration, self._options.batch_size
         )
 
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str | None:
         """See :class:`qsearch.protocols.Fingerprinted`.
 
-        The code of the network and of its loss enters by what it computes: the float outputs on the calibration data,
-        and their loss.
+        The code of the network and of its loss enters by its files, and by what it computes: the float outputs on the
+        calibration data, their loss, and the gradients of that of the first batch. None where a class of it has no file.
         """
         model = self._workload.model()
+        code = sources({type(self._workload), *map(type, model.modules())})
+        if code is None:
+            return None
         with torch.inference_mode():
             loss = self._loss(self._float_output, self._calibration.targets)
         inputs = self._calibration.inputs
         return digest(
             {**model.state_dict(), "targets": self._calibration.targets, "outputs": self._float_output}
-            | {f"inputs {i}": part for i, part in enumerate(inputs if isinstance(inputs, tuple) else (inputs,))},
-            (self._layers, self._options.correction, self._options.batch_size, loss),
+            | {f"inputs {i}": part for i, part in enumerate(inputs if isinstance(inputs, tuple) else (inputs,))}
+            | self._gradients(),
+            (self._layers, self._options.correction, self._options.batch_size, loss, code),
         )
+
+    def _gradients(self) -> dict[str, object]:
+        """∂ loss / ∂ parameters on the first calibration batch; why there are none where there are none."""
+        network = self.float_network()
+        names, parameters = zip(*network.model.named_parameters(), strict=True)
+        inputs, targets = next(network.batches())
+        try:
+            with _threads(self._options.threads), torch.enable_grad():
+                output = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+                found = torch.autograd.grad(network.loss(output, targets), parameters, allow_unused=True)
+        except Exception as error:  # whoever needs gradients will tell; here is only that there are none
+            return {"gradients": f"{type(error).__name__}: {error}"}
+        return {f"gradient of {name}": gradient for name, gradient in zip(names, found, strict=True)}
 
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
         losses, scores = 0.0, list[Tensor]()
@@ -198,12 +215,20 @@ class PostTraining:
             return
         with torch.inference_mode():
             self.network.apply(BitAssignment({}))
-            sound = _finite(self.network(data.inputs))
+            sound = self._sound(self.network(data.inputs), data.targets)
         whose = "the quantised network does, the float one does not" if sound else "the float network itself does"
         raise EvaluationError(
             "outputs, loss and scores of the network must be finite",
             got=f"{'NaN' if bad is None or np.isnan(bad) else bad} ({whose})",
-            fix="raise the bits" if sound else f"check the weights and the data of workload {self._workload.name!r}",
+            fix="raise the bits"
+            if sound
+            else f"check the weights, the data and the loss of workload {self._workload.name!r}",
+        )
+
+    def _sound(self, output: Tensor, targets: Tensor) -> bool:
+        """Whether outputs, their loss and their scores are finite."""
+        return (
+            _finite(output) and bool(np.isfinite(self._loss(output, targets))) and _finite(self._score(output, targets))
         )
 
     def _named(self, split: str) -> str:

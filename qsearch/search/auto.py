@@ -8,7 +8,11 @@
 3. Refinement: moves around the best so far, chosen by a Gaussian process that starts from the predicted damage and
    learns from every evaluation what the layers do together (:mod:`qsearch.search.gp`).
 
-With bits per kernel, steps 2 and 3 decide one level per layer, and water-filling the kernels (:mod:`qsearch.search.filled`).
+With bits per kernel, steps 2 and 3 decide one level per layer, and the measured damages the bits of its kernels
+(:mod:`qsearch.search.filled`). Under one objective, and no bound on quality, the best bits of all kernels come first, where
+costs add up over kernels too and the integer program is solved in seconds: it is a knapsack, or has at most ``JOINT`` joint
+choices, and every kernel has some damage. The refinement knows them if they are levels. Nothing finer than a level is refined: the search ends when all
+levels are tried, whatever is left of the budget.
 
 Nothing depends on how large the budget is: each evaluation is the best that is known to do with one more, and a larger
 budget goes on where a smaller one ended.
@@ -30,14 +34,14 @@ from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
 from qsearch.search.aims import is_threshold
 from qsearch.search.belief import Belief
-from qsearch.search.damage import Damage, predicted_damage
+from qsearch.search.damage import Damage, blind_damage, predicted_damage
 from qsearch.search.filled import FilledOracle
 from qsearch.search.gp import Known, refine
 from qsearch.search.ilp import IntegerProgram
 from qsearch.search.lattice import predicted_best, predicted_path, within_bounds
 from qsearch.search.predicted_front import best_spread
 from qsearch.search.surrogate import Features
-from qsearch.space import SearchSpace
+from qsearch.search.units import cost_units, require_additive
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ SENSITIVITIES = ("fisher", "one-at-a-time")
 """Tried in this order: both predict the divergence; the first takes few passes, the second any network."""
 SINGLE, FRONT = 2, 12
 """Predicted assignments to begin with: under one objective, whose best are near each other, and under several."""
+JOINT = 2**14
+"""Joint choices of all kernels beyond which programs that are no knapsack take too long: some 5 s up to here."""
 DRAWN, DOUBT = 4, 0.7
 """Draws of sensitivities around the predicted ones, and the standard deviation of their logarithms: a factor of two."""
 
@@ -93,15 +99,25 @@ class Auto(Searcher):
             EvaluationError: a sensitivity that was asked for cannot be measured.
         """
         name = self._sensitivity(oracle)
-        if name is not None and any(variable.length > 1 for variable in oracle.problem.space.variables):
-            oracle = FilledOracle(oracle, name, self.options.sensitivity_options)
+        if name is None or all(variable.length == 1 for variable in oracle.problem.space.variables):
+            self._search(oracle, name)
+            return
+        exact = _is_one_program(oracle.problem) and self._solve(oracle, name, 1)
+        try:
+            self._search(FilledOracle(oracle, name, self.options.sensitivity_options), name)
+        except InfeasibleError:
+            if not exact:
+                raise  # otherwise no levels meet the bounds, though bits do: these have been tried
+
+    def _search(self, oracle: Oracle, name: str | None) -> None:
+        """Steps 2 and 3, on a space with bits per layer or levels, or of which nothing is known."""
         problem, known = oracle.problem, Known(oracle)
         table = None if name is None else oracle.sensitivity(name, self.options.sensitivity_options)
         damage = None if table is None else predicted_damage(problem.space, table)
         believed = damage or blind_damage(problem.space)
         if len(problem.objectives) > 1:
             known.spend(best_spread(problem, believed, table, FRONT))
-        elif not self._solve(oracle, name):
+        elif not self._solve(oracle, name, FRONT if is_threshold(problem) else SINGLE):
             _along_path(known, believed)
         known.recall()
         rng = np.random.default_rng(oracle.seed)
@@ -129,15 +145,15 @@ class Auto(Searcher):
                 return name
         return None
 
-    def _solve(self, oracle: Oracle, name: str | None) -> bool:
-        """Evaluate the integer program's first solutions; False where it cannot take the problem."""
+    def _solve(self, oracle: Oracle, name: str | None, solutions: int) -> bool:
+        """Evaluate the integer program's first ``solutions``; False where it cannot take the problem."""
         if name is None:
             return False
         program = IntegerProgram(
             IntegerProgram.Options(
                 sensitivity=name,
                 sensitivity_options=self.options.sensitivity_options,
-                solutions=FRONT if is_threshold(oracle.problem) else SINGLE,
+                solutions=solutions,
             )
         )
         try:
@@ -146,6 +162,20 @@ class Auto(Searcher):
             return False
         program.search(oracle)
         return True
+
+
+def _is_one_program(problem: Problem) -> bool:
+    """Whether an integer program over all kernels says what is best, in seconds: one objective, no quality to keep."""
+    metrics = [bound.metric for bound in problem.cost_bounds] + [objective.metric for objective in problem.objectives]
+    try:
+        require_additive(problem.cost, problem.cost_bounds)
+        units, _ = cost_units(problem.cost, [metric for metric in metrics if metric in problem.cost.units])
+    except UserError:
+        return False
+    if len(problem.objectives) > 1 or is_threshold(problem):
+        return False
+    apart = sum(len(unit.decisions) for unit in units) == problem.space.dimension
+    return (apart and len(problem.cost_bounds) <= 1) or sum(len(unit.choices) for unit in units) <= JOINT
 
 
 def _along_path(known: Known, damage: Damage) -> None:
@@ -178,10 +208,3 @@ def _doubted(problem: Problem, damage: Damage, rng: np.random.Generator) -> X:
         pairs = {(i, j): np.sqrt(factors[i] * factors[j]) * values for (i, j), values in damage.pairs.items()}
         found.append(predicted_best(problem, Damage(single, pairs), 1))
     return np.concatenate(found)
-
-
-def blind_damage(space: SearchSpace) -> Damage:
-    """4^(−bits) of each choice, all decisions alike: the squared quantisation step."""
-    return Damage(
-        tuple(4.0 ** -np.asarray(v.choices, dtype=np.float64) for v in space.variables for _ in range(v.length))
-    )

@@ -38,6 +38,8 @@ SAMPLED = 64
 """Candidates for which draws are made: of those that none beats both at μ − σ and in the chance to be feasible."""
 GROWTH = 1.1
 """The kernel's parameters are found anew when there are so many times as many trials."""
+LIKELY = 0.5
+"""Probability from which what is believed counts as feasible."""
 MARGIN = 0.1
 """The reference point lies beyond the worst values seen by this share of their range."""
 
@@ -73,10 +75,14 @@ class Belief:
         return True
 
     def believe(self, x: X) -> None:
-        """Go on as if the means at a batch, shape (A, D), had been observed: what a batch of proposals needs."""
+        """Go on as if the means at a batch, shape (A, D), had been observed: what a batch of proposals needs.
+
+        Those that more likely than not break a bound on quality teach the surrogates, and are nothing to improve on.
+        """
         mean, _ = self._objectives(x)
+        probable = self._probability(x) >= LIKELY
         self._surrogates = {metric: surrogate.believe(x) for metric, surrogate in self._surrogates.items()}
-        self._feasible = np.concatenate([self._feasible, mean])
+        self._feasible = np.concatenate([self._feasible, mean[probable]])
 
     def worth(self, x: X) -> Floats:
         """What evaluating each of a batch is worth, shape (A, D) → (A,); the least certain first where nothing is."""

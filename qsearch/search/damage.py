@@ -20,9 +20,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.errors import EvaluationError
 from qsearch.protocols import SensitivityTable
 from qsearch.search.units import decision_damage
+from qsearch.sensitivity_tables import check_interactions
 from qsearch.space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -83,17 +83,17 @@ def predicted_damage(space: SearchSpace, table: SensitivityTable) -> Damage:
         EvaluationError: a sensitivity that is missing, not finite or of the wrong shape; a pair that the space does
             not have.
     """
-    variables = {variable.name: variable for variable in space.variables}
-    pairs: dict[tuple[int, int], Floats] = {}
-    for names, given in table.interactions.items():
-        found = [variables[name] for name in names if name in variables and variables[name].length == 1]
-        values = np.asarray(given, dtype=np.float64)
-        fits = len(found) == 2 and found[0].start < found[1].start
-        if not fits or values.shape != tuple(len(v.choices) for v in found) or not np.isfinite(values).all():
-            raise EvaluationError(
-                "an interaction must be of two layer-wise variables in the order of the space, finite, a number per "
-                "pair of choices",
-                got=f"{' and '.join(map(repr, names))}, shape {values.shape}",
-            )
-        pairs[found[0].start, found[1].start] = values
+    check_interactions(space, table)
+    start = {variable.name: variable.start for variable in space.variables}
+    pairs = {
+        (start[first], start[second]): np.asarray(values, dtype=np.float64)
+        for (first, second), values in table.interactions.items()
+    }
     return Damage(tuple(decision_damage(space, table)), pairs)
+
+
+def blind_damage(space: SearchSpace) -> Damage:
+    """Where no sensitivities are at hand: 4^(−bits) of each choice, the squared quantisation step, all decisions alike."""
+    return Damage(
+        tuple(4.0 ** -np.asarray(v.choices, dtype=np.float64) for v in space.variables for _ in range(v.length))
+    )

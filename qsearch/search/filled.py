@@ -1,17 +1,25 @@
-"""Bits per kernel by water-filling: a problem with bits per kernel, seen as one with a level per layer.
+"""Bits per kernel by steps: a problem with bits per kernel, seen as one with a level per layer.
 
 Notation
 
 =====  ==================================================================================
-K      kernels of a variable with bits per kernel
-s      damage of each kernel at equal bits, shape (K,); at b bits it does s_k · 4^(−b_k)
+K, O   kernels of a variable with bits per kernel, and choices of each
+d      damage of each choice of each kernel, shape (K, O)
+b      bits of the choices, shape (O,)
 S      levels of such a variable, at most ``LEVELS``
 l      level: the position of a goal for the mean bits, the lowest at the fewest bits
 =====  ==================================================================================
 
-Level l of a variable stands for the bits that fill its kernels to that goal with least damage
-(:func:`qsearch.search.filling.fill`). Levels take the place of bits, variable by variable; what has one bitwidth already
-stays as it is. A search among levels decides V numbers instead of thousands.
+A step takes one kernel from a choice to the next on the lower convex hull of its damage against bits. All kernels start
+at the fewest bits; steps are taken in order of the damage that they avoid per bit, and level l is where the next one
+would go beyond its goal. As the kernels of a variable are of equal size, that is the least damage of all bits with the
+same sum (Shoham and Gersho, IEEE Trans. ASSP 36, 1988). What falls between two goals, or between the ends of a step, no
+level has. Where damages follow 4^(−b), reverse water-filling is the closed form (:mod:`qsearch.search.filling`).
+
+More bits than do the least damage avoid nothing: these steps come last, so that the highest level has the most bits.
+
+Levels take the place of bits, variable by variable; what has one bitwidth already stays as it is. A search among levels
+decides V numbers instead of thousands.
 """
 
 from __future__ import annotations
@@ -29,7 +37,6 @@ from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.problem import Problem
 from qsearch.protocols import CostModel, Oracle, SensitivityTable
-from qsearch.search.filling import fill
 from qsearch.search.units import decision_damage
 from qsearch.space import SearchSpace, SiteBits, Variable
 from qsearch.trial import Cost, Trial
@@ -37,6 +44,10 @@ from qsearch.trial import Cost, Trial
 LEVELS = 33
 """Goals of a layer, at equal distances: bits are numbers from 0 to 32, and levels stand in their place."""
 
+TOLERANCE = 1e-9
+"""Bits by which a mean may be over its goal, for rounding."""
+
+Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
@@ -148,13 +159,46 @@ def _by_kernel(space: SearchSpace) -> list[Variable]:
     return [variable for variable in space.variables if variable.length > 1]
 
 
-def _levels(variable: Variable, damage: Sequence[NDArray[np.float64]]) -> Indices:
-    """Filled kernels at each level, shape (S, K), fewest bits first; equal ones once."""
-    lowest = np.maximum([values[0] for values in damage], 0.0)
-    goals = np.linspace(variable.choices[0], variable.choices[-1], LEVELS)
-    filled = [fill(lowest * 4.0 ** variable.choices[0], goal, variable.choices) for goal in goals]
-    distinct = [x for x, before in zip(filled[1:], filled, strict=False) if not np.array_equal(x, before)]
-    return np.stack([filled[0], *distinct])
+def _levels(variable: Variable, damage: Sequence[Floats]) -> Indices:
+    """Position of each kernel's bits at each level, shape (S, K), fewest bits first; equal ones once."""
+    bits = np.asarray(variable.choices, dtype=np.float64)
+    steps = _steps(np.stack(damage), bits)
+    goals = np.linspace(0.0, bits[-1] - bits[0], LEVELS) * variable.length
+    taken = np.searchsorted(np.cumsum(steps.bits), goals + TOLERANCE * variable.length, side="right")
+    levels = np.zeros((len(np.unique(taken)), variable.length), dtype=np.int64)
+    for level, count in zip(levels, np.unique(taken).tolist(), strict=True):
+        np.maximum.at(level, steps.kernel[:count], steps.choice[:count])
+    return levels
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps in the order in which they are taken: the kernel, the choice that it goes to, and the bits that it gains."""
+
+    kernel: Indices
+    choice: Indices
+    bits: Floats
+
+
+def _steps(damage: Floats, bits: Floats) -> _Steps:
+    """Steps along the hulls of all kernels; of those that avoid as much per bit, first the one from fewer bits.
+
+    Damage that rises with bits counts as level: no step avoids less than nothing.
+    """
+    least = np.minimum.accumulate(damage, axis=1)
+    at, gain = np.zeros(len(damage), dtype=np.int64), np.full(len(damage), np.inf)
+    none = np.zeros(0, dtype=np.int64)
+    found: list[tuple[Floats, Indices, Indices, Indices]] = [(np.zeros(0), none, none, none)]
+    while (kernels := np.flatnonzero(at < len(bits) - 1)).size:
+        start = at[kernels]
+        avoided, more = least[kernels, start][:, None] - least[kernels], bits - bits[start][:, None]
+        slopes = np.divide(avoided, more, out=np.full(more.shape, -1.0), where=more > 0)
+        at[kernels] = np.argmax(slopes, axis=1)  # the hull's next corner is where the slope is steepest
+        gain[kernels] = np.minimum(gain[kernels], slopes.max(axis=1))  # rounding must not put a step before its last
+        found.append((gain[kernels], start, at[kernels], kernels))
+    gains, starts, ends, owners = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.lexsort((owners, starts, -gains))
+    return _Steps(owners[order], ends[order], (bits[ends] - bits[starts])[order])
 
 
 def _filled_table(space: SearchSpace, table: SensitivityTable, found: Fillings) -> SensitivityTable:

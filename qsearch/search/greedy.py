@@ -44,7 +44,6 @@ from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
 from qsearch.search.aims import is_threshold, minimised_costs
 from qsearch.search.damage import Damage, predicted_damage
-from qsearch.search.lattice import raised
 from qsearch.search.ordering import DamageOrder, Group, Together, X, at_level, groups_of, levels_of
 from qsearch.search.paired import Target
 from qsearch.search.spreading import spread
@@ -121,10 +120,29 @@ class Descent:
     def lowered(self, x: X, group: Group) -> X:
         """``x`` with one group at each lower level that it has, lowest first, shape (levels, D)."""
         choices = self._choices[group.name]
-        lower = choices[np.any(choices < x[group.decisions], axis=1)]
-        found = np.repeat(x[None], len(lower), axis=0)
-        found[:, group.decisions] = lower
-        return found
+        lower = np.all(choices <= x[group.decisions], axis=1) & np.any(choices < x[group.decisions], axis=1)
+        return _moved_to(x, group, choices[lower])
+
+    def higher(self, x: X, group: Group) -> X:
+        """``x`` with one group at the next level up, shape (1, D); shape (0, D) where it is at its highest."""
+        choices = self._choices[group.name]
+        higher = np.all(choices >= x[group.decisions], axis=1) & np.any(choices > x[group.decisions], axis=1)
+        return _moved_to(x, group, choices[higher][:1])
+
+    def raised(self, x: X) -> X:
+        """``x``, within the cost bounds, with the room that it leaves in them spent: what the last move leaves over.
+
+        Again and again, of the groups that can be a level higher within the bounds, the one that takes away most damage,
+        until none takes away any.
+        """
+        while self.problem.cost_bounds and self.groups:
+            higher = np.concatenate([self.higher(x, group) for group in self.groups])
+            higher = higher[self.problem.cost_violations(higher) <= 0] if len(higher) else higher
+            saved = self.damage(x[None]) - self.damage(higher)
+            if not (saved > 0).any():
+                break
+            x = higher[int(np.argmax(saved))]
+        return x
 
     def path(self, x: X, barred: Group | None = None) -> Iterator[X]:
         """``x``, then after one move of least damage per saved cost after the other, until nothing is to be saved.
@@ -156,16 +174,19 @@ class Descent:
         """One group up a level, and others down until the bounds are met; least predicted damage first."""
         found: dict[bytes, X] = {}
         for group in self.groups:
-            choices = self._choices[group.name]
-            higher = choices[np.any(choices > x[group.decisions], axis=1)]
-            if len(higher):
-                raised = x.copy()
-                raised[group.decisions] = higher[0]
-                *_, y = self.path(raised, barred=group)
+            for higher in self.higher(x, group):
+                *_, y = self.path(higher, barred=group)
                 if self.problem.cost_violations(y[None])[0] <= 0:
                     found.setdefault(y.tobytes(), y)
         found.pop(x.tobytes(), None)
         return sorted(found.values(), key=lambda y: (float(self.damage(y[None])[0]), y.tobytes()))
+
+
+def _moved_to(x: X, group: Group, choices: X) -> X:
+    """``x`` with one group at each of its joint choices, shape (levels, n) → (levels, D)."""
+    found = np.repeat(x[None], len(choices), axis=0)
+    found[:, group.decisions] = choices
+    return found
 
 
 def _least_per_saved(damage: NDArray[np.float64], saved: NDArray[np.float64]) -> int:
@@ -190,7 +211,7 @@ def _bounded(oracle: Oracle, descent: Descent) -> None:
     """The first assignment of the path within the bounds, then better neighbours for as long as there are any."""
     space = oracle.problem.space
     *_, x = descent.path(space.highest)
-    x = raised(oracle.problem, descent.damage, x)
+    x = descent.raised(x)
     best = _rank(oracle, x)
     while True:
         better = next(((rank, y) for y in descent.neighbours(x) if (rank := _rank(oracle, y)) < best), None)

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.errors import UserError
+from qsearch.search.knapsack import undominated
 from qsearch.search.units import Unit
 from qsearch.space import SearchSpace
 
@@ -116,7 +117,7 @@ def supported(space: SearchSpace, units: Sequence[Unit], metric: str) -> Front:
 def _hull(omega: Floats, cost: Floats) -> list[int]:
     """Positions of the lower convex hull, cheapest first: slopes that rise towards 0."""
     hull: list[int] = []
-    for point in _non_dominated(omega, cost).tolist():
+    for point in undominated(omega, cost).tolist():
         while len(hull) > 1:
             first, last = hull[-2:]
             before = (omega[last] - omega[first]) * (cost[point] - cost[last])
@@ -155,7 +156,7 @@ def monotone(space: SearchSpace, units: Sequence[Unit], metric: str) -> Front:
         values = bits[unit.decisions[0], unit.choices[:, 0]]
         omega, cost, last, previous, choice = _falling(omega, cost, last, unit, values, metric)
         steps.append((previous, choice))
-    keep = _non_dominated(omega, cost)
+    keep = undominated(omega, cost)
     steps[-1:] = [(previous[keep], choice[keep]) for previous, choice in steps[-1:]]
     return _traced(space, ordered, steps, omega[keep], cost[keep])
 
@@ -181,7 +182,7 @@ def _falling(
     parts = []
     for choice, bits in enumerate(values.tolist()):
         before = np.flatnonzero(last >= bits)
-        before = before[_non_dominated(omega[before], cost[before])]
+        before = before[undominated(omega[before], cost[before])]
         parts.append((before, np.full(len(before), choice), np.full(len(before), bits)))
     previous, chosen, bits_now = (np.concatenate(column) for column in zip(*parts, strict=True))
     return (
@@ -236,17 +237,9 @@ def _joined(one: Unit, other: Unit, metric: str) -> Unit:
 def _extended(omega: Floats, cost: Floats, damage: Floats, price: Floats) -> tuple[Floats, Floats, X, X]:
     """The front after one more unit, with the point that each point came from and the choice that it took."""
     sums, costs = (omega[:, None] + damage).ravel(), (cost[:, None] + price).ravel()
-    keep = _thinned(sums, costs, _non_dominated(sums, costs))
+    keep = _thinned(sums, costs, undominated(sums, costs))
     previous, choice = np.divmod(keep, len(damage))
     return sums[keep], costs[keep], previous, choice
-
-
-def _non_dominated(omega: Floats, cost: Floats) -> X:
-    """Positions of the front, cheapest first; of equal points the first."""
-    order = np.lexsort((omega, cost))
-    least = np.minimum.accumulate(omega[order])
-    better = np.concatenate([[True], omega[order][1:] < least[:-1]]) if len(order) else np.zeros(0, dtype=bool)
-    return np.asarray(order[better])
 
 
 def _thinned(omega: Floats, cost: Floats, keep: X) -> X:

@@ -35,7 +35,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Kernel, Matern, WhiteKernel
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from qsearch.search.damage import Damage
+from qsearch.search.damage import Damage, blind_damage
 from qsearch.space import SearchSpace
 
 X = NDArray[np.int64]
@@ -56,7 +56,7 @@ class Features:
 
     def __init__(self, space: SearchSpace, damage: Damage | None) -> None:
         self._space, self._damage = space, damage
-        single = damage.single if damage is not None else _steps(space)
+        single = (damage if damage is not None else blind_damage(space)).single
         self._table = np.zeros((space.dimension, int(space.choice_counts.max(initial=1))))
         for row, values in zip(self._table, single, strict=True):
             row[: len(values)] = np.maximum(values, 0.0)
@@ -74,11 +74,6 @@ class Features:
     def predicted(self, x: X) -> Floats:
         """Predicted damage of a batch, shape (A,); 0 without sensitivities."""
         return np.zeros(len(x)) if self._damage is None else self._damage(x)
-
-
-def _steps(space: SearchSpace) -> list[Floats]:
-    """4^(−bits) of each choice of each decision: the squared quantisation step."""
-    return [4.0 ** -np.asarray(v.choices, dtype=np.float64) for v in space.variables for _ in range(v.length)]
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from qsearch.assignment import FLOAT_BITS
 from qsearch.costs import NetworkCost
-from qsearch.errors import EvaluationError, UserError
+from qsearch.errors import UserError
 from qsearch.layers import Layer
 from qsearch.problem import Bound
 from qsearch.protocols import SensitivityTable
+from qsearch.sensitivity_tables import check_damage
 from qsearch.space import SearchSpace, Variable
 
 Floats = NDArray[np.float64]
@@ -101,17 +102,8 @@ def decision_damage(space: SearchSpace, table: SensitivityTable) -> list[Floats]
     Raises:
         EvaluationError: a sensitivity that is missing, not finite or of the wrong shape.
     """
-    damage: list[Floats] = []
-    for variable in space.variables:
-        rows = np.asarray(table.damage.get(variable.name, np.nan), dtype=np.float64)
-        shape = (variable.length, len(variable.choices))
-        if rows.shape != shape or not np.all(np.isfinite(rows)):
-            raise EvaluationError(
-                f"sensitivities of {variable.name!r} must be finite, of shape {shape}",
-                got=f"shape {rows.shape}, {int(np.sum(~np.isfinite(rows)))} not finite",
-            )
-        damage.extend(rows)
-    return damage
+    check_damage(space, table)
+    return [row for variable in space.variables for row in np.asarray(table.damage[variable.name], dtype=np.float64)]
 
 
 def require_additive(cost: NetworkCost, bounds: Sequence[Bound] = ()) -> None:

@@ -7,7 +7,7 @@ y, y_c       output of a layer in float, and with one site of it at choice c, th
 α, β         gain and offset per channel by which an evaluation corrects y_c; 1 and 0 without a correction
 Δ_c          α·y_c + β − y
 z, p         outputs of the network, shape (classes,), and softmax(z / T) with T the temperature
-F            diag(p) − p·pᵀ, the Fisher matrix of the softmax
+F            (diag(p) − p·pᵀ) / T², the Fisher matrix of that softmax with respect to z
 s            random vector with E[s·sᵀ] = F
 g            ∂(sᵀz)/∂y
 d_n(c)       Σ g·Δ_c over channels and positions: change of sᵀz to first order
@@ -17,13 +17,13 @@ To second order the divergence that choice c causes is ½·E[Δzᵀ·F·Δz], wi
 
     D(v, c) = ½·E_n,s[ (Σ_sites d_n(c))² ]         I(v c, v′ c′) = E_n,s[ d_n(c)·d_n(c′) ]
 
-(Gauss–Newton; the Fisher matrix in the direction of the error itself and not only its diagonal). s = √p∘ε − p·(√pᵀε),
+(Gauss–Newton; the Fisher matrix in the direction of the error itself and not only its diagonal). s = (√p∘ε − p·(√pᵀε)) / T,
 ε of random signs, has the second moment F. One forward and one backward pass give every choice of every site; y_c is the layer run on its float input.
 Kernels: d_n is a sum over channels, and D_k = ½·E[d_nk²].
 
 α and β are those with which y_c has the float mean and variance (behind a batch-norm), or its mean: what the
 evaluation repairs anyway is no damage. A network that is sure of its training data has p near 0 or 1, and F near 0 but for
-few samples: T > 1 lets all samples count.
+few samples: T > 1 lets all samples count, and D is the divergence of the softened outputs.
 
 With gradient: loss, s is the gradient of the sample's loss: the empirical Fisher matrix. Outputs that are no logits take
 the mean squared difference of outputs in place of the divergence, as :class:`qsearch.protocols.Probe` does.
@@ -45,9 +45,16 @@ from torch import Tensor, nn
 from qsearch.errors import EvaluationError
 from qsearch.protocols import Evaluator, FloatNetwork, SensitivityTable
 from qsearch.registry import PluginOptions
-from qsearch.sensitivity.floating import WITHOUT_GRADIENTS, batches, check_finite, float_network, searched_sites
+from qsearch.sensitivity.floating import (
+    WITHOUT_GRADIENTS,
+    batches,
+    check_finite,
+    float_network,
+    forward,
+    searched_sites,
+)
 from qsearch.sensitivity.output_errors import OutputErrors
-from qsearch.sensitivity.probing import error_shares
+from qsearch.sensitivity.probing import confirm_idle, error_shares
 from qsearch.space import SearchSpace, Site, Variable
 
 Floats = NDArray[np.float64]
@@ -88,17 +95,21 @@ class Fisher:
 
         Raises:
             PluginError: the evaluator has no float network to give.
-            EvaluationError: outputs that have no gradient, or numbers that are not finite, with the name of the site.
+            EvaluationError: outputs that have no gradient, a site that changes them and has none, or numbers that are
+                not finite, with the name of the site.
         """
         network = float_network(evaluator, "fisher", "one-at-a-time")
         sites = searched_sites(space)
         errors = {site.name: OutputErrors(network, site) for site in sites}
         count = self._pass(network, sites, errors)
         changes: dict[str, Floats] = {}
+        probed = 0
         for site in sites:
             found = errors[site.name].changes()
             changes[site.name] = np.zeros((1, 1, len(site.choices))) if found is None else found
             check_finite(changes[site.name], f"site {site.name!r}")
+            if not changes[site.name].any():
+                probed += confirm_idle(evaluator, site, "fisher")
         damage = {
             variable.name: _damage(variable, [changes[name] for name in variable.sites], evaluator)
             for variable in space.variables
@@ -106,7 +117,7 @@ class Fisher:
         interactions = _interactions(space, changes) if self._options.interactions else {}
         backward = self._options.draws if self._options.gradient == "model" else 1
         choices = sum(len(site.choices) for site in sites) / max(1, len(network.layers))
-        return SensitivityTable(damage, round(count * (1 + 2 * backward + choices)), interactions)
+        return SensitivityTable(damage, probed + round(count * (1 + 2 * backward + choices)), interactions)
 
     def _pass(self, network: FloatNetwork, sites: Sequence[Site], errors: dict[str, OutputErrors]) -> int:
         """Pass the samples forward and back; how many there were."""
@@ -114,7 +125,7 @@ class Fisher:
         count = 0
         for inputs, targets in batches(network, self._options.samples):
             with taps(network, sites) as found:
-                output = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+                output = forward(network, inputs)
             directions = self._directions(network, output, targets, generator)
             for tap, gradients in _gradients(output, found, list(directions)):
                 for site in sites:
@@ -140,20 +151,21 @@ class Fisher:
             return
         for _ in range(self._options.draws):
             signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-            yield square_root_of_fisher(output.detach() / self._options.temperature, signs)
+            yield square_root_of_fisher(output.detach(), signs, self._options.temperature)
 
 
-def square_root_of_fisher(logits: Tensor, signs: Tensor) -> Tensor:
+def square_root_of_fisher(logits: Tensor, signs: Tensor, temperature: float = 1.0) -> Tensor:
     """s, with E[s·sᵀ] the second derivative of the divergence; of outputs that are no logits, of the mean square.
 
     Args:
-        logits: z / T, shape (n, classes ≥ 2), or outputs of any other shape (n, …).
+        logits: z, shape (n, classes ≥ 2), or outputs of any other shape (n, …).
         signs: ε, ±1 each, of the same shape.
+        temperature: T; logits only.
     """
     if logits.dim() != 2 or logits.shape[1] < 2:
         return signs * math.sqrt(2 * len(logits) / logits.numel())
-    root = logits.softmax(1).sqrt()
-    return root * signs - root.square() * (root * signs).sum(1, keepdim=True)
+    root = (logits / temperature).softmax(1).sqrt()
+    return (root * signs - root.square() * (root * signs).sum(1, keepdim=True)) / temperature
 
 
 def _loss_gradient(network: FloatNetwork, output: Tensor, targets: Tensor) -> Tensor:

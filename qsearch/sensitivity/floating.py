@@ -69,11 +69,16 @@ def _rows(inputs: Any, part: slice) -> Any:
     return tuple(tensor[part] for tensor in inputs) if isinstance(inputs, tuple) else inputs[part]
 
 
+def forward(network: FloatNetwork, inputs: Any) -> Tensor:
+    """Outputs for a tensor or a tuple of them."""
+    found: Tensor = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+    return found
+
+
 def run(network: FloatNetwork, batch: Batch) -> Tensor:
     """Mean loss of a batch."""
     inputs, targets = batch
-    output = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
-    return network.loss(output, targets)
+    return network.loss(forward(network, inputs), targets)
 
 
 def mean_loss(network: FloatNetwork, samples: int | None) -> tuple[float, int]:

@@ -16,7 +16,8 @@ the second term of L's Taylor series with the diagonal of the Hessian at its mea
 2020) with the ½ that makes it an increase of the loss. The first term is left out: a trained network is near a minimum.
 No trace counts as negative, for a search that minimises damage must not be paid for taking bits away; and one that is not
 known to be flat, for it is within its standard error of 0, counts as the most that it may be within that error. Traces are Hutchinson's (:mod:`qsearch.sensitivity.hutchinson`); no kept library gives those of weights
-and inputs from one product.
+and inputs from one product. Of a network that has learnt its calibration data by heart, most traces are next to nothing
+and hard to know: expect the warning that they are, and more of ``fisher`` with its temperature.
 
 Cost: a graph of the gradients takes a forward and a backward pass, 3 forward passes; each product one backward pass
 through it, 6 (measured: 6.3). A probe is two products, one for all weights and one for all inputs: what couples the two
@@ -35,7 +36,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from qsearch.errors import EvaluationError
@@ -44,6 +45,7 @@ from qsearch.registry import PluginOptions
 from qsearch.sensitivity import floating
 from qsearch.sensitivity.floating import Batch
 from qsearch.sensitivity.hutchinson import Trace, diagonal_probe, estimate
+from qsearch.sensitivity.probing import confirm_idle
 from qsearch.space import SearchSpace, Site
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ Floats = NDArray[np.float64]
 
 Leaf: TypeAlias = tuple[Site, Tensor]
 """A tensor to differentiate by, and the site it belongs to."""
+
+FLAT = 1e-6
+"""Share of a first-order change of the loss below which a second-order one is rounding."""
 
 BATCH = 8
 """Samples that share a probe."""
@@ -75,9 +80,15 @@ class Hessian:
         probes: int = Field(default=8, ge=2)
         """Probes in a round; rounds go on until all traces are known well enough."""
         max_probes: int = Field(default=32, ge=2)
-        """Probes at which it ends anyway; what is not known well enough then is told."""
+        """Probes at which it ends anyway, at least as many as a round; what is not known well enough then is told."""
         seed: int = 0
         """Of the probes."""
+
+        @model_validator(mode="after")
+        def _rounds(self) -> Hessian.Options:
+            if self.probes > self.max_probes:
+                raise ValueError(f"max_probes must be at least probes, which is {self.probes}")
+            return self
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -87,7 +98,8 @@ class Hessian:
 
         Raises:
             PluginError: the evaluator has no float network to give.
-            EvaluationError: a loss that cannot be differentiated twice, or a trace that is not finite.
+            EvaluationError: a loss that cannot be differentiated twice, a site that changes the outputs and has no
+                gradient, or a trace that is not finite.
         """
         network = floating.float_network(evaluator, "hessian", "one-at-a-time")
         options, sites = self.options, floating.searched_sites(space)
@@ -97,6 +109,9 @@ class Hessian:
         curvature = Curvature(network, sites, options.samples, options.seed)
         traces = estimate(curvature.draw, options.standard_error, probes=options.probes, most=options.max_probes)
         _check(traces, options.standard_error)
+        # at an exact minimum gradients vanish, curvature does not: out of reach is what has neither
+        idle = [site for site in sites if not curvature.slopes[site.name] and not traces[site.name].parts.any()]
+        passed += sum(confirm_idle(evaluator, site, "hessian") for site in idle)
         found = {
             site.name: _weight_damage(network, site, traces[site.name])
             if site.role == "weight"
@@ -120,6 +135,8 @@ class Curvature:
 
     Attributes:
         samples: passed through the network so far, in float forward passes.
+        slopes: site → Σ|gradient| · size, at most the first-order change of the loss if all that stands there changes
+            by its size, which is its root mean square.
     """
 
     def __init__(self, network: FloatNetwork, sites: Sequence[Site], samples: int | None, seed: int) -> None:
@@ -127,6 +144,7 @@ class Curvature:
         self._generator = torch.Generator().manual_seed(seed)
         self._count = sum(len(targets) for _, targets in floating.batches(network, samples))
         self.samples = 0
+        self.slopes, self._sizes = dict[str, float](), dict[str, float]()
         network.model.requires_grad_(False)
         for site in self._sites:
             if site.role == "weight":
@@ -139,9 +157,13 @@ class Curvature:
             EvaluationError: the loss cannot be differentiated twice, or a product is not finite.
         """
         drawn = [{site.name: np.zeros(site.kernels) for site in self._sites} for _ in range(probes)]
+        self.slopes = {site.name: 0.0 for site in self._sites}
         for batch in floating.batches(self._network, self._limit, BATCH):
             share = len(batch[1]) / self._count
             leaves, gradients = self._gradients(batch)
+            for (site, _), gradient in zip(leaves, gradients, strict=True):
+                slope = 0.0 if gradient is None else float(gradient.detach().abs().sum())
+                self.slopes[site.name] += share * slope * self._sizes[site.name]
             roles = {site.role for site, _ in leaves}
             for totals in drawn:
                 for role in sorted(roles):
@@ -151,9 +173,13 @@ class Curvature:
             self.samples += len(batch[1]) * (GRAPH_PASSES + PRODUCT_PASSES * len(roles) * probes)
         for name in drawn[0]:
             floating.check_finite(np.stack([totals[name] for totals in drawn]), f"site {name!r}")
-        if not any(parts.any() for totals in drawn for parts in totals.values()):
+        if all(self._flat(name, parts) for totals in drawn for name, parts in totals.items()):
             raise _not_twice("a second derivative that is zero everywhere")
         return drawn
+
+    def _flat(self, name: str, parts: Floats) -> bool:
+        """Whether vᵀ(Hv) of a site is nothing beside its gradient."""
+        return float(np.abs(parts).max()) * self._sizes[name] ** 2 <= FLAT * self.slopes[name]
 
     def _add(self, totals: dict[str, Floats], share: float, chosen: Sequence[tuple[Leaf, Tensor | None]]) -> None:
         """Add one product's vᵀ(Hv), of the loss of one batch, to those of a probe."""
@@ -174,14 +200,36 @@ class Curvature:
         ]
 
         def perturbed(site: Site, x: Tensor) -> Tensor:
+            self._sizes[site.name] = _size(x)
             leaves.append((site, torch.zeros_like(x, requires_grad=True)))
             return x + leaves[-1][1]
 
+        self._sizes = {site.name: _size(weight) for site, weight in leaves}
         inputs = [site for site in self._sites if site.role == "activation"]
+        self._sizes |= {site.name: 0.0 for site in inputs}  # of a layer that does not run
         changes = {site.layer: partial(perturbed, site) for site in inputs}
         with _differentiating(), torch.enable_grad(), floating.changed_inputs(self._network, changes):
-            loss = floating.run(self._network, batch)
+            output = floating.forward(self._network, batch[0])
+            _check_twice(self._network, output.detach(), batch[1])
+            loss = self._network.loss(output, batch[1])
             return leaves, torch.autograd.grad(loss, [leaf for _, leaf in leaves], create_graph=True, allow_unused=True)
+
+
+def _size(x: Tensor) -> float:
+    """Root mean square."""
+    return float(x.detach().double().square().mean().sqrt())
+
+
+def _check_twice(network: FloatNetwork, output: Tensor, targets: Tensor) -> None:
+    """Raise if the gradient of the loss by the outputs changes with them and autograd does not know: it would take 0."""
+
+    def gradient(at: Tensor) -> Tensor:
+        leaf = at.clone().requires_grad_(True)
+        return torch.autograd.grad(network.loss(leaf, targets), [leaf], create_graph=True)[0]
+
+    found = gradient(output)
+    if not found.requires_grad and not torch.equal(found.detach(), gradient(1.01 * output).detach()):
+        raise _not_twice("a loss whose gradient has no derivative, though it changes with the outputs")
 
 
 def _weight_damage(network: FloatNetwork, site: Site, trace: Trace) -> Floats:

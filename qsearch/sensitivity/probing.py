@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import EvaluationError, PluginError
 from qsearch.protocols import CalibrationProbe, Evaluator, Probe
-from qsearch.space import SearchSpace, Variable
+from qsearch.sensitivity.floating import WITHOUT_GRADIENTS
+from qsearch.space import SearchSpace, Site, Variable
 
 Measure: TypeAlias = Literal["kl", "loss"]
 """What is read of a probe."""
@@ -20,6 +21,9 @@ QUANTITIES: dict[Measure, str] = {
     "loss": "increase of the loss on calibration data",
 }
 """What a damage is, for readers of a table."""
+
+IDLE = 1e-10
+"""Divergence up to which outputs count as unchanged: that of rounding alone."""
 
 
 @runtime_checkable
@@ -88,6 +92,33 @@ def _probe(evaluator: CalibrationProbe, assignment: BitAssignment, where: str) -
             f"the sensitivity of {where} must be finite", got=f"loss {probe.loss}, divergence {probe.divergence}"
         )
     return probe
+
+
+def confirm_idle(evaluator: Evaluator, site: Site, name: str) -> int:
+    """Raise unless a site whose output no gradient reaches changes nothing in what the network gives.
+
+    An evaluator that cannot be asked about calibration data is believed.
+
+    Args:
+        name: the sensitivity that found no gradient.
+
+    Returns:
+        samples passed through the network to learn that.
+
+    Raises:
+        EvaluationError: its lowest choice changes the outputs.
+    """
+    lowest = min(site.choices)
+    if lowest == FLOAT_BITS or not isinstance(evaluator, CalibrationProbe):
+        return 0
+    probe = _probe(evaluator, BitAssignment({site.name: lowest}), f"site {site.name!r} at {lowest} bits")
+    if probe.divergence > IDLE:
+        raise EvaluationError(
+            f"{name} sensitivity needs a gradient at every site whose bits change the outputs",
+            got=f"none at {site.name!r}, where {lowest} bits do a divergence of {probe.divergence:.2g}",
+            fix=f"take the sensitivity {WITHOUT_GRADIENTS}",
+        )
+    return probe.samples
 
 
 def single_damages(meter: CalibrationMeter, variable: Variable) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from campaigns import Answer, call, plugin
+from campaigns import PLUGINS, Answer, call, plugin
 
 Qsearch = Callable[..., Answer]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -149,3 +149,43 @@ def test_a_network_that_gives_nan(capfd: pytest.CaptureFixture[str]) -> None:
     answer = call(capfd, "sensitivity", plugin("NotANumber"), "--sensitivity", "one-at-a-time")
     assert answer.code in (1, 2)
     assert "must be finite" in answer.line
+
+
+def test_a_workload_whose_score_is_not_called_accuracy(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QSEARCH_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "regression.py"
+    file.write_text(
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('tiny_for_regression', {str(PLUGINS)!r})\n"
+        "tiny = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(tiny)\n"
+        "class Regression(tiny.Tiny):\n"
+        "    metric = 'r2'\n"
+    )
+    answer = call(capfd, "sensitivity", f"{file}:Regression", *FAST)
+    assert (answer.code, answer.err) == (0, "")
+    assert " 0.weight " in answer.out
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_plugin_that_gives_nan_or_raises_is_one_line(
+    qsearch: Qsearch, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from qsearch.protocols import SensitivityTable\n"
+        "class NotANumber:\n"
+        "    def table(self, space, evaluator):\n"
+        "        damage = {v.name: np.full((v.length, len(v.choices)), np.nan) for v in space.variables}\n"
+        "        return SensitivityTable(damage, 0)\n"
+        "class Raises:\n"
+        "    def table(self, space, evaluator):\n"
+        "        raise KeyError('boom')\n"
+    )
+    for name, words in (("NotANumber", "must be finite, of shape (1, 2)"), ("Raises", "got KeyError: 'boom'")):
+        answer = qsearch("--sensitivity", f"{file}:{name}", *SMALL, *flags)
+        assert (answer.code, answer.out) == (1, "")
+        assert words in answer.line

@@ -228,6 +228,22 @@ def test_a_loss_that_quantisation_makes_nan_is_told_apart() -> None:
     assert np.isfinite(found.evaluate(bits(FLOAT_BITS)).loss)
 
 
+def test_a_loss_that_is_nan_of_the_float_network_too_is_not_put_down_to_bits() -> None:
+    class Broken(Stripes):
+        def loss(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().loss(output, target) * float("nan")
+
+    class BrokenScore(Stripes):
+        def score(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().score(output, target) * float("inf")
+
+    for workload in (Broken(), BrokenScore()):
+        found = evaluator(workload)
+        for assignment in (bits(FLOAT_BITS), bits(2)):
+            with pytest.raises(EvaluationError, match=r"\(the float network itself does\); check .* the loss"):
+                found.evaluate(assignment)
+
+
 @pytest.mark.parametrize("fidelity", [0, -1, 1.01])
 def test_fidelity_must_be_a_share(fidelity: float) -> None:
     with pytest.raises(ConfigError, match=r"within \(0, 1\]"):

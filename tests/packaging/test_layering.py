@@ -39,6 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("projection",),
     ("protocols",),
     ("registry",),
+    ("sensitivity_tables",),
     ("sensitivity_cache",),
     ("oracle",),
     ("hardware", "quantize", "sensitivity", "search", "envs"),

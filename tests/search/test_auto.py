@@ -21,7 +21,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.pareto import hypervolume
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, SensitivityTable
-from qsearch.search.auto import Auto, blind_damage
+from qsearch.search.auto import JOINT, Auto
+from qsearch.search.damage import blind_damage, predicted_damage
 from qsearch.search.filled import LEVELS
 from qsearch.space import build_space
 from qsearch.testing.problems import (
@@ -498,6 +499,60 @@ def test_a_layer_ends_when_all_its_levels_are_tried():
     assert len(oracle.trials) == LEVELS
 
 
+def drawn(problem, seed):
+    """A table whose kernels follow no law: each falls by steps of any size."""
+    rng = np.random.default_rng(seed)
+    damage = {}
+    for v in problem.space.variables:
+        steps = rng.lognormal(0, 1.5, size=(v.length, len(v.choices)))
+        damage[v.name] = 4.0 ** rng.normal(0, 1.5, size=(v.length, 1)) * np.cumsum(steps, axis=1)[:, ::-1]
+    return SensitivityTable(damage, 0)
+
+
+@pytest.mark.parametrize("metric", ["size", "bops"])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_first_bits_per_kernel_are_the_integer_programs(metric, seed):
+    problem, evaluator = mixed(granularity="kernel", sizes=(12, 30), seed=seed)
+    problem = bounded(problem, metric, 0.5)
+    table = drawn(problem, seed)
+    exact = run(problem, evaluator, 1, searcher="ilp", table=table).trials[0].assignment
+    trials = run(problem, evaluator, 3, table=table).trials
+    assert trials[0].assignment == exact
+    damage = predicted_damage(problem.space, table)(np.stack([problem.space.encode(t.assignment) for t in trials]))
+    assert damage[0] == damage.min()
+    assert damage[1] <= 1.1 * damage[0]
+
+
+def test_a_program_that_takes_long_is_left_to_levels():
+    """Every kernel beside the activations of its layer: no knapsack, and too large to solve at once."""
+    problem, evaluator = mixed(granularity="kernel", sizes=(700, 800))
+    problem = bounded(problem, "bops", 0.4)
+    assert JOINT < 1500 * 4 * 3
+    start = time.perf_counter()
+    assert run(problem, evaluator, 1).trials[0].feasible
+    assert time.perf_counter() - start < 10
+
+
+def test_kernels_without_any_damage_are_left_to_levels():
+    problem, evaluator = kernels((300, 200))
+    table = drawn(problem, 0)
+    for damage in table.damage.values():
+        damage[::2] = 0.0
+    start = time.perf_counter()
+    assert run(problem, evaluator, 1, table=table).trials[0].feasible
+    assert time.perf_counter() - start < 10
+
+
+def test_bounds_that_no_level_meets_but_bits_do():
+    problem, evaluator = kernels(64, seed=1)
+    levels = {trial.cost.totals["size"] for trial in run(replace(problem, bounds=()), evaluator, LEVELS).trials}
+    between = next(size for size in range(1000, 2000, 8) if size not in levels)
+    limits = (Bound("size", between, False, "at most"), Bound("size", between, True, "at least"))
+    (trial,) = run(replace(problem, bounds=limits), evaluator, 5).trials
+    assert trial.feasible
+    assert trial.cost.totals["size"] == between
+
+
 # metrics of which the network has the greatest
 
 
@@ -540,6 +595,7 @@ CASES: dict[str, Any] = {
     "cheapest": lambda: threshold(1, layers=5)[:2],
     "not additive": lambda: threshold(1, Stepped(), layers=5)[:2],
     "kernels": lambda: mixed(granularity="kernel", sizes=(3, 4)),
+    "kernels under a bound": lambda: kernels((9, 7), choices=(0, 2, 4, 8)),
 }
 
 
@@ -559,7 +615,7 @@ def test_batches_go_on_where_a_smaller_budget_ended():
     assert long.trials[:18] == short.trials
 
 
-@pytest.mark.parametrize("case", ["front", pytest.param("kernels", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["front", "kernels under a bound", pytest.param("kernels", marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(case):
     whole = run(*CASES[case](), 18, seed=3).trials
     for killed_after in (1, 15):

@@ -141,6 +141,66 @@ def test_a_level_is_the_least_damage_at_its_bits():
         assert float(lowest @ 4.0 ** -bits.astype(float)) == pytest.approx(best, rel=1e-9)
 
 
+def least_damage(damage, bits, most):
+    """The least damage with a sum of bits of at most 0, 1, … ``most`` beyond the fewest, by dynamic programming."""
+    least = np.zeros(most + 1)
+    for row in damage:
+        taken = np.full((len(bits), most + 1), np.inf)
+        for choice, more in enumerate(np.asarray(bits) - bits[0]):
+            taken[choice, more:] = least[: max(0, most + 1 - more)] + row[choice]
+        least = taken.min(axis=0)
+    return least
+
+
+def drawn_damage(rng, kernels, choices, law):
+    """Damages that do not follow 4^(−b): each kernel falls at a rate of its own, or by steps of any size."""
+    scale = 4.0 ** rng.normal(0, 1.5, size=(kernels, 1))
+    if law == "rates":
+        return scale * np.exp(-rng.uniform(0.3, 2.5, size=(kernels, 1)) * np.asarray(choices, dtype=float))
+    return scale * np.cumsum(rng.lognormal(0, 1.5, size=(kernels, len(choices))), axis=1)[:, ::-1]
+
+
+def levels_of(damage, choices):
+    """Bits of the levels of one layer, shape (S, K), and the damage of each."""
+    layers = linear_layers([len(damage)])
+    space = build_space(
+        layers, weight_bits=choices, activation_bits=[8], granularity="kernel", fixed={"activations": 8}
+    )
+    found = fillings(space, SensitivityTable({"layer0.weight": damage}, 0))
+    total = np.take_along_axis(damage, found.indices["layer0.weight"].T, axis=1).sum(axis=0)
+    return found.bits["layer0.weight"], total
+
+
+@pytest.mark.parametrize("law", ["rates", "steps"])
+@pytest.mark.parametrize("choices", [(0, 2, 4, 8), tuple(range(2, 9))], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_bits_of_the_same_sum_do_less_damage_than_a_level(law, choices, seed):
+    damage = drawn_damage(np.random.default_rng(seed), 48, choices, law)
+    bits, total = levels_of(damage, choices)
+    least = least_damage(damage, choices, 48 * (choices[-1] - choices[0]))
+    assert (total <= least[bits.sum(axis=1) - 48 * choices[0]] * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("law", ["rates", "steps"])
+def test_what_a_level_leaves_of_its_goal_costs_little(law):
+    choices, count = (0, 2, 4, 8), 200
+    for seed in range(5):
+        damage = drawn_damage(np.random.default_rng(seed), count, choices, law)
+        bits, total = levels_of(damage, choices)
+        assert len(bits) == LEVELS
+        goals = np.linspace(0, 8 * count, LEVELS)
+        assert (total <= 1.05 * least_damage(damage, choices, 8 * count)[goals.astype(int)]).all()
+        assert (bits.sum(axis=1) <= goals + 1e-6).all()
+
+
+def test_a_damage_that_leaps_is_filled_by_what_it_avoids_per_bit():
+    """The first kernel gains nothing before it has all its bits; the second gains most at once; the third never."""
+    damage = np.asarray([[9.0, 9.0, 0.0], [8.0, 1.0, 0.9], [-1.0, 0.0, 5.0]])
+    bits, total = levels_of(damage, (0, 1, 2))
+    assert bits.tolist() == [[0, 0, 0], [0, 1, 0], [2, 1, 0], [2, 2, 0], [2, 2, 1], [2, 2, 2]]
+    np.testing.assert_allclose(total, [16, 9, 0, -0.1, 0.9, 5.9])
+
+
 def test_trials_are_those_of_the_oracle_under_the_names_of_levels():
     oracle, filled = case(evaluations=4)
     space = filled.problem.space

@@ -149,6 +149,19 @@ def test_the_probability_of_a_bound_on_quality_turns_the_right_way(metric, at_le
     assert ((probable > 0.5) == met).mean() > 0.9
 
 
+def test_what_probably_breaks_a_bound_on_quality_is_nothing_to_improve_on():
+    problem, evaluator = coupled(4, budget=None)
+    limit = float(np.exp(-np.median(exhaust(problem, evaluator).loss)))
+    bound = Bound("accuracy", limit, True, "accuracy")
+    belief, _ = believed(Problem(problem.space, problem.cost, SIZE, (bound,)), evaluator, 40)
+    before = belief._feasible.copy()
+    x = np.stack([problem.space.lowest, problem.space.highest])
+    assert (belief._probability(x) >= 0.5).tolist() == [False, True]
+    belief.believe(x)
+    size = problem.cost.estimate_many(x)["size"]
+    assert belief._feasible.tolist() == [*before.tolist(), [size[1]]]
+
+
 @pytest.mark.parametrize("objectives", [LOSS, ACCURACY, (Objective("accuracy", "minimize"),)])
 def test_a_single_quality_is_improved_in_its_own_direction(objectives):
     problem, evaluator = coupled(4, budget=None, objectives=objectives)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from threshold_problems import (
     MadeUpEvaluator,
     any_limit,
@@ -29,10 +30,19 @@ from qsearch.protocols import CostModel, Searcher, SensitivityTable
 from qsearch.registry import validate
 from qsearch.search.damage import predicted_damage
 from qsearch.search.greedy import Descent, Greedy
-from qsearch.search.ordering import groups_of
+from qsearch.search.ordering import Together, at_level, groups_of, levels_of
 from qsearch.search.spreading import spread
-from qsearch.space import SearchSpace
-from qsearch.testing.problems import ACCURACY, ACCURACY_AND_SIZE, QuadraticEvaluator, coupled, exhaust, separable
+from qsearch.space import SearchSpace, build_space
+from qsearch.testing.problems import (
+    ACCURACY,
+    ACCURACY_AND_SIZE,
+    QuadraticEvaluator,
+    SizeAndBops,
+    coupled,
+    exhaust,
+    linear_layers,
+    separable,
+)
 from qsearch.testing.searcher import SearcherContract
 from qsearch.trial import Cost
 
@@ -244,3 +254,71 @@ def test_what_is_refused() -> None:
     table = SensitivityTable({}, 0)
     with pytest.raises(UserError, match="keeps the quality"):
         run(greedy(), Problem(problem.space, problem.cost, (size,)), MadeUpEvaluator(lambda bits: 1.0), table)
+
+
+def grouped(granularity: str, share: float) -> tuple[Problem, QuadraticEvaluator]:
+    """Weight and activation bits of three layers, or bits per kernel, under a bound that no level meets exactly."""
+    layers = linear_layers([3, 5, 2])
+    activations = [2, 4, 6, 8] if granularity == "layer" else [8]
+    fixed = None if granularity == "layer" else {"activations": 8}
+    space = build_space(
+        layers, weight_bits=[2, 3, 4, 8], activation_bits=activations, granularity=granularity, fixed=fixed
+    )
+    cost = NetworkCost(SizeAndBops(), layers, space)
+    least, most = (float(cost.estimate_many(x[None])["bops"][0]) for x in (space.lowest, space.highest))
+    bound = Bound("bops", least + share * (most - least), False, "bops")
+    curvature = np.random.default_rng(0).exponential(size=len(space.variables)) + 0.1
+    return Problem(space, cost, ACCURACY, (bound,)), QuadraticEvaluator(space, curvature)
+
+
+def kernel_table(evaluator: QuadraticEvaluator) -> SensitivityTable:
+    """The exact table, a layer's damage shared out among its kernels, not alike."""
+    rng = np.random.default_rng(1)
+    rows = exact_table(evaluator).damage
+    lengths = {v.name: v.length for v in evaluator.space.variables}
+    return SensitivityTable({n: rng.dirichlet(np.ones(lengths[n]))[:, None] * row for n, row in rows.items()}, 0)
+
+
+def joint_choices(problem: Problem, together: Together) -> list[tuple[NDArray[np.int64], set[tuple[int, ...]]]]:
+    """Of each group, its decisions and what they are together at some level of bits."""
+    space = problem.space
+    levels = [at_level(space, bits) for bits in levels_of(space)]
+    return [
+        (group.decisions, {tuple(x[group.decisions].tolist()) for x in levels}) for group in groups_of(space, together)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.37, 0.5, 0.8])
+@pytest.mark.parametrize(("granularity", "together"), [("layer", "layer"), ("layer", "site"), ("kernel", "site")])
+def test_what_moves_together_stays_together(granularity: str, together: Together, share: float) -> None:
+    problem, evaluator = grouped(granularity, share)
+    oracle = run(greedy(together=together), problem, evaluator, kernel_table(evaluator))
+    assert problem.best(oracle.trials) is not None
+    for trial in oracle.trials:
+        x = problem.space.encode(trial.assignment)
+        for decisions, allowed in joint_choices(problem, together):
+            assert tuple(x[decisions].tolist()) in allowed
+
+
+@pytest.mark.parametrize(("granularity", "together"), [("layer", "layer"), ("kernel", "site")])
+def test_room_is_spent_group_by_group_until_none_can_be_higher(granularity: str, together: Together) -> None:
+    problem, evaluator = grouped(granularity, 0.37)
+    space = problem.space
+    groups = tuple(groups_of(space, together))
+    descent = Descent(problem, predicted_damage(space, kernel_table(evaluator)), groups)
+    x = descent.raised(space.lowest)
+    assert problem.cost_violations(x[None])[0] <= 0
+    assert (x > space.lowest).any()
+    for group in groups:
+        assert all(problem.cost_violations(y[None])[0] > 0 for y in descent.higher(x, group))
+
+
+def test_a_move_down_raises_no_member_of_its_group() -> None:
+    problem, evaluator = grouped("layer", 0.5)
+    descent = Descent(
+        problem, predicted_damage(problem.space, kernel_table(evaluator)), tuple(groups_of(problem.space, "layer"))
+    )
+    for x in problem.space.sample(np.random.default_rng(0), 20):
+        for group in descent.groups:
+            assert (descent.lowered(x, group) <= x).all()
+            assert (descent.higher(x, group) >= x).all()

@@ -181,8 +181,65 @@ def test_a_bound_on_quality_that_nothing_meets_goes_down_the_front():
     assert bits(oracle) == [(8, 8), (8, 4), (4, 4), (4, 2), (2, 2)]
 
 
+def two_bounds(seed):
+    """Weight and activation bits of four layers under bounds on size and operations; all damages, by brute force."""
+    rng = np.random.default_rng(seed)
+    layers = linear_layers(rng.integers(1, 9, size=4).tolist())
+    space = build_space(layers, weight_bits=[2, 4, 8], activation_bits=[4, 8])
+    cost, table = NetworkCost(SizeAndBops(), layers, space), random_table(space, seed)
+    x, omega, _ = all_points(space, cost, table, "size")
+    totals = cost.estimate_many(x)
+    limits = {metric: float(np.quantile(totals[metric], rng.uniform(0.1, 0.6))) for metric in ("size", "bops")}
+    bounds = tuple(Bound(metric, limit, False, metric) for metric, limit in limits.items())
+    within = (totals["size"] <= limits["size"]) & (totals["bops"] <= limits["bops"])
+    return space, cost, bounds, table, omega[within], {metric: value[within] for metric, value in totals.items()}
+
+
+def test_two_bounds_in_either_order_give_nearly_the_least_damage_within_both():
+    gaps = []
+    for seed in range(20):
+        space, cost, bounds, table, omega, _ = two_bounds(seed)
+        first, second = (
+            Hawq()._front(Problem(space, cost, ACCURACY, order), table, None) for order in (bounds, bounds[::-1])
+        )
+        np.testing.assert_array_equal(first.x, second.x)
+        gaps.append(first.omega[-1] / omega.min() - 1)
+    assert np.count_nonzero(np.asarray(gaps) < 1e-9) >= 18
+    assert max(gaps) < 0.02
+
+
+def test_a_bound_beside_the_cost_that_is_minimised_is_kept_at_little_damage():
+    """The front of damage against size, within a bound on operations: near that of brute force all along."""
+    for seed in range(10):
+        space, cost, bounds, table, omega, totals = two_bounds(seed)
+        problem = Problem(space, cost, ACCURACY_AND_SIZE, bounds[1:])
+        front = Hawq()._front(problem, table, "size")
+        assert (problem.cost_violations(front.x) <= 0).all()
+        sizes = cost.estimate_many(front.x)["size"]
+        assert (np.diff(sizes) > 0).all()
+        assert (np.diff(front.omega) < 0).all()
+        for limit in np.unique(totals["size"]):
+            assert front.omega[sizes <= limit].min() <= 1.25 * omega[totals["size"] <= limit].min()
+
+
 class Deepest(SizeAndBops):
     maxima = frozenset({"size"})
+
+
+def test_a_limit_on_the_greatest_layer_strikes_out_choices_in_either_order():
+    layers = linear_layers([5, 9, 3, 7])
+    space = build_space(layers, weight_bits=[2, 4, 8], activation_bits=[4, 8])
+    cost, table = NetworkCost(Deepest(), layers, space), random_table(space, 0)
+    x, omega, _ = all_points(space, cost, table, "bops")
+    totals = cost.estimate_many(x)
+    bounds = tuple(Bound(m, float(np.quantile(totals[m], 0.4)), False, m) for m in ("size", "bops"))
+    for order in (bounds, bounds[::-1]):
+        problem = Problem(space, cost, ACCURACY, order)
+        Hawq().check(problem)
+        front = Hawq()._front(problem, table, None)
+        assert front.omega[-1] == pytest.approx(omega[problem.cost_violations(x) <= 0].min())
+    nothing = Problem(space, cost, ACCURACY, (Bound("size", 1.0, False, "size"),))
+    assert len(Hawq()._front(nothing, table, None).x) == 0
 
 
 def test_what_it_cannot_take_is_refused_in_one_line():

@@ -69,6 +69,11 @@ class TestAuto(SearcherContract):
     def searcher(self) -> Searcher:
         return registry.create("searchers", "auto")
 
+    def test_other_seeds_change_a_stochastic_searcher_only(self) -> None:
+        """In the contract's small space sensitivities a little different have the same optimum; not in this one."""
+        runs = [self.run(*coupled(8, choices=range(2, 9)), seed=seed).trials for seed in range(2)]
+        assert [trial.assignment for trial in runs[0]] != [trial.assignment for trial in runs[1]]
+
 
 @pytest.mark.slow  # the quick run has the same in test_gp.py
 class TestGaussianProcess(SearcherContract):

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import EvaluationError, PluginError
-from qsearch.evaluate.ptq import PostTraining
+from qsearch.evaluate.ptq import PostTraining, divergence
 from qsearch.protocols import SensitivityTable
 from qsearch.quantize.trace import trace_layers
 from qsearch.sensitivity.fisher import Fisher, square_root_of_fisher
@@ -229,3 +229,38 @@ def test_a_damage_that_is_not_finite_names_its_site(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(evaluator, "float_network", lambda: found)
     with pytest.raises(EvaluationError, match=r"4\.weight"):
         table(space, evaluator)
+
+
+def test_softened_outputs_have_the_divergence_of_softened_outputs() -> None:
+    """At the default temperature D is KL(softmax(z / T) ‖ softmax(z′ / T)), measured."""
+    space, evaluator = setting(network(), correction=True)
+    options = Fisher.Options(draws=100)
+    found = Fisher(options).table(space, evaluator)
+    start = evaluator.network
+    start.apply(BitAssignment({}))
+    floating = start.calibration_output() / options.temperature
+    for name in ("0.weight", "0.input", "4.weight"):
+        start.apply(BitAssignment({name: 6}))
+        measured = divergence(floating, start.calibration_output() / options.temperature)
+        assert found.damage[name][0, 0] == pytest.approx(measured, rel=0.2), name
+
+
+class Step(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+def test_a_layer_that_no_gradient_reaches_is_not_taken_for_harmless() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 12), Step(), nn.Linear(12, 4))
+    space, evaluator = setting(model, correction=False, weight_bits=(2, 8))
+    assert evaluator.probe(BitAssignment({"1.weight": 2})).divergence > 1e-3
+    with pytest.raises(EvaluationError, match=r"none at '1\.(weight|input)'.*one-at-a-time, noise"):
+        table(space, evaluator)
+
+
+def test_what_it_takes_to_know_a_layer_for_idle_is_counted() -> None:
+    space, evaluator = setting(Twice(), correction=False)
+    choices = sum(len(site.choices) for site in space.sites) / 4
+    probes = 2 * SAMPLES  # of idle.weight and idle.input
+    assert table(space, evaluator).samples == SAMPLES * (1 + 2 + choices) + probes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.errors import EvaluationError, PluginError
+from qsearch.errors import ConfigError, EvaluationError, PluginError
 from qsearch.layers import Layer
-from qsearch.protocols import SensitivityTable
+from qsearch.protocols import Probe, SensitivityTable
 from qsearch.sensitivity.floating import searched_sites
 from qsearch.sensitivity.hessian import Curvature, Hessian, curvatures
 from qsearch.sensitivity.hutchinson import Trace, estimate
@@ -225,3 +227,78 @@ def test_an_evaluator_without_a_float_network_is_told() -> None:
 
     with pytest.raises(PluginError, match=r"Blind without a method float_network.*one-at-a-time"):
         Hessian(Hessian.Options()).table(space(), Blind())
+
+
+class Once(torch.autograd.Function):
+    """Mean square, whose backward pass autograd does not follow."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:
+        ctx.save_for_backward(output)
+        return output.square().mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return gradient * 2 * output / output.numel()
+
+
+def test_a_loss_that_is_differentiated_once_only_is_told() -> None:
+    def make() -> Given:
+        network = perceptron()
+        network.criterion = lambda output, target: Once.apply(output)
+        return network
+
+    with pytest.raises(EvaluationError, match=r"differentiated twice; got .*though it changes with the outputs"):
+        Hessian(Hessian.Options()).table(space(), Gives(make))
+
+
+def test_a_second_derivative_of_rounding_is_none() -> None:
+    def make() -> Given:
+        network = perceptron()
+        network.criterion = lambda output, target: output.sum() + 1e-9 * output.square().sum()
+        network.model[1] = nn.Identity()
+        return network
+
+    one = space(fixed={"activations": 8, "0.weight": 8})
+    with pytest.raises(EvaluationError, match="zero everywhere"):
+        Hessian(Hessian.Options()).table(one, Gives(make))
+
+
+class Asked(Gives):
+    """Also answers on calibration data, always with the same divergence."""
+
+    divergence = 0.5
+
+    def probe(self, assignment: BitAssignment) -> Probe:
+        return Probe(1.0, self.divergence, 7)
+
+
+class Detach(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+def cut() -> Given:
+    """No gradient reaches the first layer."""
+    network = perceptron()
+    network.model[1] = Detach()
+    return network
+
+
+def test_a_layer_that_no_gradient_reaches_is_asked_about() -> None:
+    few = {"samples": 12, "probes": 4, "max_probes": 4, "standard_error": 10.0}
+    sensitivity, asked = Hessian(Hessian.Options(**few)), Asked(cut)  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match=r"none at '0\.(weight|input)'.*one-at-a-time, noise"):
+        sensitivity.table(space(), asked)
+    asked.divergence = 0.0
+    found = sensitivity.table(space(), asked)
+    assert not found.damage["0.weight"].any()
+    assert found.damage["2.weight"].any()
+    assert found.samples == 12 * (1 + 3 + 2 * 6 * 4) + 2 * 7
+
+
+def test_a_round_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_probes must be at least probes, which is 8"):
+        registry.create("sensitivities", "hessian", {"max_probes": 4})

@@ -24,7 +24,7 @@ from qsearch.trial import Quality
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "fisher": {},
-    "hessian": {"samples": 16, "standard_error": 10.0, "max_probes": 4},
+    "hessian": {"samples": 16, "standard_error": 10.0, "probes": 4, "max_probes": 4},
     "noise": {"samples": 16},
     "one-at-a-time": {},
     "pairwise": {},

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_workload import Small, evaluator, space
-from torch import Tensor
+from torch import Tensor, nn
 
 from qsearch import registry
 from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
-from qsearch.errors import StorageError
+from qsearch.errors import EvaluationError, StorageError
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Objective, Problem
@@ -220,3 +223,106 @@ def test_a_kernel_of_zeros_has_no_step_and_a_pruned_one_the_power_it_loses() -> 
     weight = found.layers["4"].weight.detach()
     assert isinstance(weight, Tensor)
     assert found.step("4.weight", 0).square() / 12 == pytest.approx(weight.square().mean(1).numpy(), rel=1e-5)
+
+
+class Step(nn.Module):
+    """0 or 1, without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).float()
+
+
+class SoftStep(nn.Module):
+    """The same outputs, with the gradient of a sigmoid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        soft = torch.sigmoid(4 * x)
+        return soft + ((x > 0).float() - soft).detach()
+
+
+class Stepped(Small):
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def model(self) -> nn.Module:
+        network = super().model()
+        network[2] = self.step
+        return network
+
+
+def test_the_same_outputs_with_other_gradients_are_another_content(computed: list[str]) -> None:
+    hard, soft = evaluator(Stepped(Step())), evaluator(Stepped(SoftStep()))
+    assert hard.probe(space().uniform(2)) == soft.probe(space().uniform(2))
+    assert hard.fingerprint() != soft.fingerprint()
+    for found in (hard, soft):
+        sensitivities("quantization-error", {}, space(), found)
+    assert len(computed) == 2
+
+
+def loaded(file: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The class ``Made`` of a module whose text is given."""
+    file.write_text(f"from small_workload import Small\nclass Made(Small):\n    {code}\n")
+    spec = importlib.util.spec_from_file_location("made_for_a_fingerprint", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "made_for_a_fingerprint", module)
+    spec.loader.exec_module(module)
+    return module.Made
+
+
+def test_other_code_is_another_content_whatever_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        evaluator(loaded(tmp_path / f"{stem}.py", code, monkeypatch)()).fingerprint()
+        for stem, code in (("a", "one = 1"), ("b", "two = 2"))
+    ]
+    assert None not in found
+    assert found[0] != found[1]
+
+
+def test_code_without_a_source_is_computed_each_time(
+    computed: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = loaded(tmp_path / "gone.py", "pass", monkeypatch)
+    (tmp_path / "gone.py").unlink()
+    for _ in range(2):
+        assert evaluator(made()).fingerprint() is None
+        sensitivities("quantization-error", {}, space(), evaluator(made()))
+    assert len(computed) == 2
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return SensitivityTable({v.name: np.ones((3, 3)) for v in space.variables}, 0)", r"of shape \(1, 2\)"),
+        ("d['0.input'][0, 0] = np.nan; return SensitivityTable(d, 0)", r"'0\.input' must be finite.*1 not finite"),
+        ("del d['4.weight']; return SensitivityTable(d, 0)", r"sensitivities of '4\.weight'"),
+        ("return SensitivityTable(d, 0, {('4.weight', '0.weight'): np.ones((2, 2))})", "in the order of the space"),
+        ("return SensitivityTable({**d, '0.input': 'much'}, 0)", "must give a table of numbers; got ValueError"),
+        ("return d", "must give a table of numbers; got AttributeError"),
+        ("raise ValueError('boom')", r"sensitivity '.*mine\.py:Mine' must give .*; got ValueError: boom"),
+    ],
+    ids=["shape", "nan", "missing", "pair", "words", "dict", "raises"],
+)
+def test_a_table_that_cannot_be_believed_is_told(body: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "from qsearch.protocols import SensitivityTable\n"
+        "class Mine:\n"
+        "    def table(self, space, evaluator):\n"
+        "        d = {v.name: np.ones((v.length, len(v.choices))) for v in space.variables}\n"
+        f"        {body}\n"
+    )
+    with pytest.raises(EvaluationError, match=words):
+        sensitivities(f"{file}:Mine", None, space(), evaluator())
+
+
+def test_a_table_that_cannot_be_believed_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = registry.load("sensitivities", "quantization-error")
+    monkeypatch.setattr(plugin, "table", lambda self, space, evaluator: SensitivityTable({}, 0))
+    with pytest.raises(EvaluationError, match="must be finite"):
+        sensitivities("quantization-error", {}, space(), evaluator())
+    assert not folder.exists()
