@@ -1,5 +1,5 @@
 # The two commands of a newcomer are `make demo` and `make test`; both make the environment they need.
-#   make demo       the main job: four searchers on one problem, and a page that compares them
+#   make demo       the main job: five searchers on one problem, and a page that compares them
 #   make test       quick tests             make test-slow   the slow ones     make test-all   both
 #   make check      lint, format, types     make clean       remove what make and the tools have written
 # Variables: PYTHON (3.11 or newer), VENV, and PYTEST_ARGS for more arguments to pytest.
