@@ -95,7 +95,7 @@ def show_quadratic(layers: int, choices: int, repeats: int) -> None:
     """Seconds to the first solution, and the damage of those of sums and of pairs, with the bound."""
     instances = [paired(layers, choices, seed) for seed in range(repeats)]
     found: list[X] = []
-    times = [seconds(lambda p=p: found.extend(islice(p.ranked({}), 1))) for p in instances]  # type: ignore[misc]
+    times = [seconds(lambda p=p: found.extend(islice(p.ranked({}), 1))) for p in instances]  # type: ignore[misc]  # a lambda with a default has no type
     show(f"quadratic, {layers} layers x {choices}", times)
     for instance, x in zip(instances, found, strict=True):
         sums = instance.program.solve({})

@@ -11,7 +11,7 @@
 With bits per kernel, steps 2 and 3 decide one level per layer, and the measured damages the bits of its kernels
 (:mod:`qsearch.search.filled`). Under one objective, and no bound on quality, the best bits of all kernels come first, where
 costs add up over kernels too and the integer program is solved in seconds: it is a knapsack, or has at most ``JOINT`` joint
-choices, and every kernel has some damage. The refinement knows them if they are levels. Nothing finer than a level is refined: the search ends when all
+choices. The refinement knows them if they are levels. Nothing finer than a level is refined: the search ends when all
 levels are tried, whatever is left of the budget.
 
 Nothing depends on how large the budget is: each evaluation is the best that is known to do with one more, and a larger

@@ -37,15 +37,13 @@ from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.problem import Problem
 from qsearch.protocols import CostModel, Oracle, SensitivityTable
+from qsearch.search.filling import TOLERANCE
 from qsearch.search.units import decision_damage
 from qsearch.space import SearchSpace, SiteBits, Variable
 from qsearch.trial import Cost, Trial
 
 LEVELS = 33
 """Goals of a layer, at equal distances: bits are numbers from 0 to 32, and levels stand in their place."""
-
-TOLERANCE = 1e-9
-"""Bits by which a mean may be over its goal, for rounding."""
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

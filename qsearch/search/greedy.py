@@ -44,6 +44,7 @@ from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
 from qsearch.search.aims import is_threshold, minimised_costs
 from qsearch.search.damage import Damage, predicted_damage
+from qsearch.search.lattice import room_spent
 from qsearch.search.ordering import DamageOrder, Group, Together, X, at_level, groups_of, levels_of
 from qsearch.search.paired import Target
 from qsearch.search.spreading import spread
@@ -130,19 +131,12 @@ class Descent:
         return _moved_to(x, group, choices[higher][:1])
 
     def raised(self, x: X) -> X:
-        """``x``, within the cost bounds, with the room that it leaves in them spent: what the last move leaves over.
+        """``x`` with the room that the last move leaves in the cost bounds spent, one level of one group after the other."""
 
-        Again and again, of the groups that can be a level higher within the bounds, the one that takes away most damage,
-        until none takes away any.
-        """
-        while self.problem.cost_bounds and self.groups:
-            higher = np.concatenate([self.higher(x, group) for group in self.groups])
-            higher = higher[self.problem.cost_violations(higher) <= 0] if len(higher) else higher
-            saved = self.damage(x[None]) - self.damage(higher)
-            if not (saved > 0).any():
-                break
-            x = higher[int(np.argmax(saved))]
-        return x
+        def higher(x: X) -> X:
+            return np.concatenate([self.higher(x, group) for group in self.groups])
+
+        return room_spent(self.problem, self.damage, x, higher) if self.groups else x
 
     def path(self, x: X, barred: Group | None = None) -> Iterator[X]:
         """``x``, then after one move of least damage per saved cost after the other, until nothing is to be saved.

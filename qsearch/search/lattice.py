@@ -11,7 +11,7 @@ x      index vector, shape (D,); X, a batch of A of them, shape (A, D)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,19 +68,34 @@ def predicted_best(problem: Problem, damage: Damage, count: int) -> X:
 
 
 def raised(problem: Problem, damage: Damage, x: X) -> X:
+    """x with the room that it leaves in the cost bounds spent, one choice of one decision after the other.
+
+    See :func:`room_spent`. Spaces of more than ``RAISED`` decisions have steps too small to matter.
+    """
+
+    def higher(x: X) -> X:
+        moved = x + np.eye(len(x), dtype=np.int64)
+        return moved[(moved <= problem.space.highest).all(axis=1)]
+
+    return room_spent(problem, damage, x, higher) if problem.space.dimension <= RAISED else x
+
+
+def room_spent(problem: Problem, damage: Damage, x: X, higher: Callable[[X], X]) -> X:
     """x, within the cost bounds, with the room that it leaves in them spent: what the steps of a path leave over.
 
-    Again and again, of the decisions that can be one choice higher within the bounds, the one that takes away most
-    damage, until none takes away any. Spaces of more than ``RAISED`` decisions have steps too small to matter.
+    Again and again, of the states just above that are within the bounds, the one that takes away most damage, until
+    none takes away any.
+
+    Args:
+        higher: a state → the states just above it, shape (A, D).
     """
-    while problem.cost_bounds and problem.space.dimension <= RAISED:
-        higher = x + np.eye(len(x), dtype=np.int64)
-        higher = higher[(higher <= problem.space.highest).all(axis=1)]
-        higher = higher[problem.cost_violations(higher) <= 0] if len(higher) else higher
-        saved = damage(x[None]) - damage(higher)
+    while problem.cost_bounds:
+        above = higher(x)
+        above = above[problem.cost_violations(above) <= 0] if len(above) else above
+        saved = damage(x[None]) - damage(above)
         if not (saved > 0).any():
-            return x
-        x = higher[int(np.argmax(saved))]
+            break
+        x = above[int(np.argmax(saved))]
     return x
 
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from blind_evaluator import Blind
 
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted, PluginError
@@ -282,16 +283,6 @@ def test_kernels_are_searched_and_start_from_the_filled_layers():
     trials = run(problem, evaluator, 16, candidates=200).trials
     assert len(trials) == 16
     assert problem.best(trials).quality.loss < 0.5 * uniform
-
-
-class Blind:
-    """An evaluator that answers on validation data only."""
-
-    def __init__(self, evaluator):
-        self._evaluator = evaluator
-
-    def evaluate(self, assignment, *, fidelity=1.0, seed=0):
-        return self._evaluator.evaluate(assignment, fidelity=fidelity, seed=seed)
 
 
 def test_an_evaluator_that_cannot_be_asked_is_told_of_in_one_line():

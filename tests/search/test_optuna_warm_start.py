@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from blind_evaluator import Blind
 
 from qsearch.errors import BudgetExhausted, ConfigError, PluginError
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
@@ -85,16 +86,6 @@ def test_an_unknown_sensitivity_is_refused_before_anything_is_spent():
     with pytest.raises(PluginError, match="did you mean 'one-at-a-time'"):
         run(problem, evaluator, warm_start="one-at-time")
     assert evaluator.calls == 0
-
-
-class Blind:
-    """An evaluator that answers on validation data only."""
-
-    def __init__(self, evaluator):
-        self._evaluator = evaluator
-
-    def evaluate(self, assignment, *, fidelity=1.0, seed=0):
-        return self._evaluator.evaluate(assignment, fidelity=fidelity, seed=seed)
 
 
 def test_an_evaluator_that_cannot_be_asked_is_told_of_in_one_line():

@@ -30,11 +30,11 @@ MANY = {"samples": 12, "standard_error": 1e-6, "probes": 400, "max_probes": 400}
 
 
 def space(**options: object) -> SearchSpace:
-    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})  # type: ignore[arg-type]
+    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})
 
 
 def table(space: SearchSpace, **options: object) -> SensitivityTable:
-    return Hessian(Hessian.Options(**options)).table(space, Gives(perceptron))  # type: ignore[arg-type]
+    return Hessian(Hessian.Options(**options)).table(space, Gives(perceptron))
 
 
 def exact_weight_diagonal(network: Given, name: str) -> Tensor:
@@ -201,7 +201,7 @@ def test_a_loss_without_a_second_derivative_says_what_still_works(loss: object) 
     def make() -> Given:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 3)).double()
-        return Given(model, torch.randn(8, 3, dtype=torch.float64), torch.zeros(8), loss)  # type: ignore[arg-type]
+        return Given(model, torch.randn(8, 3, dtype=torch.float64), torch.zeros(8), loss)
 
     one = build_space([Layer("0", "linear", 3, 3)], weight_bits=[2], activation_bits=[2])
     with pytest.raises(
@@ -289,7 +289,7 @@ def cut() -> Given:
 
 def test_a_layer_that_no_gradient_reaches_is_asked_about() -> None:
     few = {"samples": 12, "probes": 4, "max_probes": 4, "standard_error": 10.0}
-    sensitivity, asked = Hessian(Hessian.Options(**few)), Asked(cut)  # type: ignore[arg-type]
+    sensitivity, asked = Hessian(Hessian.Options(**few)), Asked(cut)
     with pytest.raises(EvaluationError, match=r"none at '0\.(weight|input)'.*one-at-a-time, noise"):
         sensitivity.table(space(), asked)
     asked.divergence = 0.0

@@ -52,7 +52,7 @@ def test_other_leaves_add_their_coupling_to_the_variance() -> None:
     w = torch.cat([a, b])
     gradients = torch.autograd.grad(0.5 * w @ hessian @ w, [a, b], create_graph=True)
     generator = torch.Generator().manual_seed(0)
-    drawn = np.asarray([float(diagonal_probe(gradients, [a, b], generator)[0].sum()) for _ in range(8000)])  # type: ignore[union-attr]
+    drawn = np.asarray([float(diagonal_probe(gradients, [a, b], generator)[0].sum()) for _ in range(8000)])
     block, beside = hessian[:3, :3], hessian[:3, 3:]
     expected = 2 * float(block.square().sum() - block.diagonal().square().sum()) + float(beside.square().sum())
     assert drawn.mean() == pytest.approx(float(block.trace()), abs=4 * (expected / len(drawn)) ** 0.5)
@@ -72,14 +72,14 @@ def test_standard_errors_are_honest() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(400):
-        trace = estimate(gaussian(rng, []), 1e-9, probes=40, most=40)["x"]  # type: ignore[arg-type]
+        trace = estimate(gaussian(rng, []), 1e-9, probes=40, most=40)["x"]
         hits += abs(trace.value - 3.0) <= 1.96 * trace.standard_error
     assert 0.91 < hits / 400 < 0.985
 
 
 def test_rounds_go_on_until_the_standard_error_is_met() -> None:
     calls: list[int] = []
-    trace = estimate(gaussian(np.random.default_rng(1), calls), 0.05, probes=8, most=400)["x"]  # type: ignore[arg-type]
+    trace = estimate(gaussian(np.random.default_rng(1), calls), 0.05, probes=8, most=400)["x"]
     assert len(calls) > 1
     assert trace.probes == sum(calls) < 400
     assert trace.within(0.05)
@@ -88,7 +88,7 @@ def test_rounds_go_on_until_the_standard_error_is_met() -> None:
 
 def test_it_ends_at_the_most_probes() -> None:
     calls: list[int] = []
-    trace = estimate(gaussian(np.random.default_rng(1), calls), 1e-6, probes=8, most=20)["x"]  # type: ignore[arg-type]
+    trace = estimate(gaussian(np.random.default_rng(1), calls), 1e-6, probes=8, most=20)["x"]
     assert calls == [8, 8, 4]
     assert not trace.within(1e-6)
 

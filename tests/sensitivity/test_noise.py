@@ -25,11 +25,11 @@ def hessian(size: int = 6) -> Tensor:
 
 
 def space(**options: object) -> SearchSpace:
-    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})  # type: ignore[arg-type]
+    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})
 
 
 def table(space: SearchSpace, **options: object) -> SensitivityTable:
-    return Noise(Noise.Options(**options)).table(space, Gives(perceptron))  # type: ignore[arg-type]
+    return Noise(Noise.Options(**options)).table(space, Gives(perceptron))
 
 
 def test_uniform_noise_on_a_quadratic_weight() -> None:

@@ -43,7 +43,7 @@ class Quadratic:
 
     def probe(self, assignment: BitAssignment) -> Probe:
         self.calls += 1
-        delta = np.concatenate([self.change[name, int(assignment[name])] for name in self.names])  # type: ignore[arg-type]
+        delta = np.concatenate([self.change[name, int(assignment[name])] for name in self.names])
         loss = 0.3 + float(self.gradient @ delta + 0.5 * delta @ self.hessian @ delta)
         return Probe(loss, 2 * loss, 10)
 
@@ -55,11 +55,11 @@ class Quadratic:
 def space(layers: int = 3, **options: object) -> SearchSpace:
     network = [Layer(f"l{i}", "linear", 4, 5) for i in range(layers)]
     given = {"weight_bits": [1, 2, 4], "activation_bits": [8], "fixed": {"activations": 32}, **options}
-    return build_space(network, **given)  # type: ignore[arg-type]
+    return build_space(network, **given)
 
 
 def table(space: SearchSpace, evaluator: object, **options: object) -> SensitivityTable:
-    return Pairwise(Pairwise.Options(**options)).table(space, evaluator)  # type: ignore[arg-type]
+    return Pairwise(Pairwise.Options(**options)).table(space, evaluator)
 
 
 @pytest.mark.parametrize(("measure", "factor"), [("loss", 1.0), ("kl", 2.0)])

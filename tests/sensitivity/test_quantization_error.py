@@ -19,11 +19,11 @@ LAYERS = (Layer("0", "linear", 3, 4), Layer("2", "linear", 4, 3))
 
 
 def space(**options: object) -> SearchSpace:
-    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})  # type: ignore[arg-type]
+    return build_space(LAYERS, **{"weight_bits": [2, 4, 32], "activation_bits": [3, 8], **options})
 
 
 def table(space: SearchSpace, **options: object) -> SensitivityTable:
-    return QuantizationError(QuantizationError.Options(**options)).table(space, Gives(perceptron))  # type: ignore[arg-type]
+    return QuantizationError(QuantizationError.Options(**options)).table(space, Gives(perceptron))
 
 
 def relative(x: Tensor, rest: Tensor, normalise: str) -> float:

@@ -40,7 +40,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for name in ("quantization-error", "one-at-a-time", "pairwise"):
         plugin = registry.load("sensitivities", name)
 
-        def table(self, space, evaluator, name=name, original=plugin.table):  # type: ignore[no-untyped-def]
+        def table(self, space, evaluator, name=name, original=plugin.table):
             calls.append(name)
             return original(self, space, evaluator)
 
@@ -89,7 +89,7 @@ def test_options_spelt_out_or_left_to_their_defaults_are_the_same(computed: list
     ],
     ids=["weights", "data", "samples", "correction", "options", "bits", "granularity", "fixed", "plug-in"],
 )
-def test_whatever_a_table_depends_on_makes_it_another(change, computed: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_whatever_a_table_depends_on_makes_it_another(change, computed: list[str]) -> None:
     sensitivities("quantization-error", {}, space(), evaluator())
     sensitivities(*change())
     assert len(computed) == 2
