@@ -297,6 +297,7 @@ def _describe(config: CampaignConfig, setting: Setting) -> RunInfo:
         config=config.model_dump(mode="json"),
         quality_name=problem.quality_name,
         units=dict(problem.cost.units),
+        definitions=dict(problem.cost.definitions),
         layers=problem.layers,
         variables={variable.name: list(variable.choices) for variable in problem.space.variables},
         space_log10=math.log10(problem.space.size),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from qsearch import arguments
+from qsearch import arguments, cli_hardware
 from qsearch.errors import ConfigError, QSearchError, nearest
 
 
@@ -30,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(cli_hardware.app, name="hardware")
 
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """Any mistake on the command line; of this family, typer exports one child only."""
@@ -167,12 +169,23 @@ def resume(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")], as_json: JsonOption = False
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    measure: Annotated[str | None, typer.Option(help="Measure the best assignments on this target before.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="With --measure: assignments of each run.")] = 3,
+    set_: Annotated[list[str], typer.Option("--set", help="With --measure: an option of the target.")] = [],
+    as_json: JsonOption = False,
 ) -> None:
     """Write the report of each run again: Markdown, one HTML page, plots in the dashboard."""
     from qsearch import commands
 
-    written = [commands.report(run) for run in commands.load(folders)]
+    runs = commands.load(folders)
+    if measure is not None:
+        from qsearch.hardware_tools.measure_again import measure_again
+
+        measure_again(runs, measure, top, set_)
+    elif set_:
+        raise ConfigError("--set gives an option of the target of --measure", got=set_[0], fix="add --measure TARGET")
+    written = [commands.report(run) for run in runs]
     if as_json:
         commands.print_json(written)
     else:
@@ -254,7 +267,7 @@ def dashboard(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="workloads, hardware, searchers, evaluators, sensitivities, rewards or all.")
+        str, typer.Argument(help="workloads, hardware, targets, searchers, evaluators, sensitivities, rewards or all.")
     ] = "all",
     as_json: JsonOption = False,
 ) -> None:
@@ -265,6 +278,7 @@ def list_(
     seams: dict[str, Seam] = {
         "workloads": "workloads",
         "hardware": "cost_models",
+        "targets": "targets",
         "searchers": "searchers",
         "evaluators": "evaluators",
         "sensitivities": "sensitivities",

@@ -190,8 +190,14 @@ def merged(sweep: Sweep, earlier: Sweep) -> Sweep:
 def _slug(searcher: PluginConfig) -> str:
     """A short folder name for a searcher, its options included."""
     name = searcher.name.rpartition(":")[2] if ":" in searcher.name else searcher.name
-    shown = [str(value) for value in searcher.options.values() if isinstance(value, str | int | float)]
+    shown = [_short(value) for value in searcher.options.values() if isinstance(value, str | int | float)]
     return re.sub(r"[^\w.-]+", "-", "-".join([name, *shown])).strip("-._")
+
+
+def _short(value: str | int | float) -> str:
+    """An option's value in a folder's name; of an absolute path the last two parts."""
+    parts = Path(value).parts if isinstance(value, str) and Path(value).is_absolute() else (str(value),)
+    return "-".join(parts[-2:])
 
 
 def load(path: Path) -> Sweep:
@@ -218,8 +224,8 @@ def load(path: Path) -> Sweep:
 def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
     """Settings as a :class:`Sweep` that means the same from any folder.
 
-    Plug-ins named by file are looked up beside the campaign file, then in the working folder; a storage whose file has a
-    relative path is taken to lie below the working folder. Both become absolute.
+    Files and folders, of plug-ins and in their options, are looked up beside the campaign file, then in the working folder;
+    a storage whose file has a relative path is taken to lie below the working folder. All become absolute.
 
     Raises:
         ConfigError: by path, rule and nearest name.
@@ -269,20 +275,21 @@ def changed(value: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
 
 
 def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
-    """A plug-in with every ``file.py:Class``, in its options too, by absolute path: a run can be resumed from anywhere."""
+    """A plug-in with every path, in its name and its options, made absolute: a run can be resumed from anywhere."""
     return PluginConfig(name=_absolute(plugin.name, folder), options=_absolute(plugin.options, folder))
 
 
 def _absolute(value: Any, folder: Path) -> Any:
+    """``file.py:Class``, and strings with a slash or a suffix that name a file or a folder, by absolute path."""
     if isinstance(value, dict):
         return {key: _absolute(inner, folder) for key, inner in value.items()}
     if not isinstance(value, str):
         return value
-    location, _, name = value.rpartition(":")
-    if not location.endswith(".py"):
-        return value
-    found = [path for path in (folder / location, Path(location)) if path.is_file()]
-    return f"{found[0].resolve()}:{name}" if found else value
+    location, colon, name = value.rpartition(":") if re.search(r"\.py:\w+$", value) else (value, "", "")
+    if not ("/" in location or Path(location).suffix):
+        return value  # a name, though a folder of that name may stand here
+    found = [path for path in (folder / location, Path(location)) if path.exists()]
+    return f"{found[0].resolve()}{colon}{name}" if found else value
 
 
 def sqlite_url(path: Path, driver: str = "") -> str:

@@ -61,6 +61,11 @@ class NetworkCost:
         """Metric → unit."""
         return self.model.units
 
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """Metric → what is counted, and by whose numbers, for metrics of which the model says so."""
+        return getattr(self.model, "definitions", {})
+
     @cached_property
     def additive(self) -> bool:
         """Whether the network's cost is the sum, or the greatest, of its layers' costs: integer programming is exact."""
@@ -79,6 +84,7 @@ class NetworkCost:
         for layer, metrics in cost.layers.items():
             self._check(metrics, f"layer {layer!r}")
         self._check(cost.totals, "the network")
+        self._check(cost.deviations, "a deviation of the network")
         self._check_complete(cost.totals)
         return cost
 

@@ -36,6 +36,8 @@ class Layer:
         input_size, output_size: extents of the feature map; ``(tokens,)`` for a linear layer on a sequence.
         uses: how often one forward pass runs the layer (a reused module counts all its uses).
         bias: whether a bias is added.
+        alive: numbers per sample that the network keeps for later while this layer runs, beside the layer's own input
+            and output: the input of a residual block.
     """
 
     name: str
@@ -49,11 +51,14 @@ class Layer:
     output_size: tuple[int, ...] = ()
     uses: int = 1
     bias: bool = False
+    alive: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.groups, self.uses)
         if min(*sizes, *self.kernel, *self.input_size, *self.output_size) < 1:
             raise SpaceError(f"every extent of layer {self.name!r} must be at least 1", got=self)
+        if self.alive < 0:
+            raise SpaceError(f"numbers kept alive while layer {self.name!r} runs must be at least 0", got=self.alive)
         if self.in_channels % self.groups or (self.kind == "conv" and self.out_channels % self.groups):
             raise SpaceError(f"groups of layer {self.name!r} must divide its channels", got=self.groups)
 

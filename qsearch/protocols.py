@@ -1,7 +1,7 @@
 """The seams: everything a plug-in can be, on one page.
 
-A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.workloads``, ``.evaluators``,
-``.searchers``, ``.sensitivities``), or named in a campaign file as ``module:Class`` or ``path/to/file.py:Class``.
+A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.targets``, ``.workloads``,
+``.evaluators``, ``.searchers``, ``.sensitivities``), or named in a campaign file as ``module:Class`` or ``path/to/file.py:Class``.
 If the class has a nested pydantic model ``Options``, it is built as ``Class(options)``, else as ``Class()``; evaluators
 get the workload and its layers in front, ``Class(workload, layers, options)``, rewards the problem.
 
@@ -51,6 +51,12 @@ class CostModel(Protocol):
     maxima: Collection[str] = frozenset()
     """Metrics of which the network has the greatest of its layers' and not their sum: {"peak_memory"}."""
 
+    definitions: Mapping[str, str] = {}
+    """Metric → what is counted, and by whose numbers: {"energy": "45 nm: MACs, SRAM, DRAM (QKeras)"}.
+
+    Metrics of one name that are defined differently never share a table's column or a plot's axis.
+    """
+
     def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
         """Cost of one layer. ``weight_bits`` has shape (kernels,); 0 is a pruned kernel, 32 is float."""
         ...
@@ -87,6 +93,35 @@ def _activation_bits(layer: Layer, assignment: BitAssignment) -> int:
     """Bits of the layer's input; float for inputs that are no site, such as an embedding's indices."""
     bits = assignment.get(layer.activation_site, FLOAT_BITS)
     return bits if isinstance(bits, int) else max(bits)
+
+
+class Target(Protocol):
+    """Hardware, or a simulator of it, that runs one layer at a time and says what that took.
+
+    ``qsearch hardware measure`` calls it, in a process of its own: it repeats, warms up, keeps time limits and stores
+    every reading. A target only takes one.
+    """
+
+    units: Mapping[str, str]
+    """Metric → unit: ``{"latency": "s", "energy": "J"}``."""
+
+    definitions: Mapping[str, str] = {}
+    """As of a :class:`CostModel`."""
+
+    deterministic: bool = False
+    """Whether one reading says all, as of a simulator."""
+
+    def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
+        """Pairs of weight and activation bits that it runs a layer at; none where it cannot run it. 32 is float."""
+        ...
+
+    def versions(self) -> Mapping[str, str]:
+        """What readings depend on beside the machine: {"onnxruntime": "1.31.1", "threads": "1"}."""
+        ...
+
+    def measure(self, layer: Layer, weight_bits: int, activation_bits: int) -> Mapping[str, float]:
+        """One reading: metric → cost of one forward pass of the layer, all its uses."""
+        ...
 
 
 class Workload(Protocol):

@@ -19,9 +19,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qsearch.errors import ConfigError, PluginError, nearest
-from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Workload
+from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Target, Workload
 
-Seam = Literal["cost_models", "workloads", "evaluators", "searchers", "sensitivities", "rewards"]
+Seam = Literal["cost_models", "targets", "workloads", "evaluators", "searchers", "sensitivities", "rewards"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class _Shape:
 
 _SHAPES: Mapping[Seam, _Shape] = {
     "cost_models": _Shape("cost model", CostModel, ("layer_cost",), ("estimate", "estimate_many"), ("units",)),
+    "targets": _Shape("target", Target, ("precisions", "versions", "measure"), (), ("units",)),
     "workloads": _Shape(
         "workload", Workload, ("model", "calibration", "validation", "loss", "score"), (), ("name", "metric")
     ),

@@ -40,6 +40,7 @@ class RunInfo(BaseModel):
         config: the campaign, resolved.
         quality_name: what the workload's metric is called.
         units: cost metric → unit.
+        definitions: cost metric → what is counted, and by whose numbers, where the cost model says so.
         layers: the layers of the network.
         variables: what was searched: name → bit choices.
         space_log10: decimal logarithm of the number of assignments in the space.
@@ -58,6 +59,7 @@ class RunInfo(BaseModel):
     config: dict[str, Any]
     quality_name: str
     units: dict[str, str]
+    definitions: dict[str, str] = {}
     layers: tuple[Layer, ...]
     variables: dict[str, list[int]]
     space_log10: float

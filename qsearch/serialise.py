@@ -37,12 +37,13 @@ def cost_to_json(cost: Cost) -> dict[str, Any]:
         "layers": {
             layer: {metric: float(value) for metric, value in found.items()} for layer, found in cost.layers.items()
         },
+        **({"deviations": dict(cost.deviations)} if cost.deviations else {}),
     }
 
 
 def cost_from_json(value: dict[str, Any]) -> Cost:
     """Inverse of :func:`cost_to_json`."""
-    return Cost(value["totals"], value["units"], value["layers"])
+    return Cost(value["totals"], value["units"], value["layers"], value.get("deviations", {}))
 
 
 def _pack(outcomes: NDArray[np.float32]) -> str:

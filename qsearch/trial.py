@@ -64,11 +64,13 @@ class Cost:
         totals: metric → cost of the network.
         units: metric → unit.
         layers: layer name → metric → cost; empty where a cost model gives totals only.
+        deviations: metric → standard deviation of its total, where the cost model says how sure it is.
     """
 
     totals: Mapping[str, float]
     units: Mapping[str, str]
     layers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    deviations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,15 @@ class Bismo(VectorCostModel):
         return {**constants_of(self.platform), "dram": energy45nm.DRAM}
 
     @property
+    def definitions(self) -> Mapping[str, str]:  # type: ignore[override]  # follows from an option
+        """See :attr:`qsearch.protocols.CostModel.definitions`."""
+        own = self.options.binary_energy
+        binary = (
+            "the board power of a PYNQ-Z1 per binary MAC" if own is None else f"{own:g} J per binary MAC, an option"
+        )
+        return {"energy": f"BISMO: {binary}, of the whole array; DRAM at 45 nm (QKeras, after Horowitz)"}
+
+    @property
     def array(self) -> tuple[int, int, int]:
         """(D_m, D_k, D_n)."""
         return int(self.platform.rows.value), int(self.platform.depth.value), int(self.platform.columns.value)

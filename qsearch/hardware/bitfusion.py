@@ -38,7 +38,7 @@ from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
-from qsearch.hardware.kernels import Counts, count_at_least, sum_over_kernels, tiles_at_least, within_classes
+from qsearch.hardware.kernels import Counts, count_at_least, within_classes
 from qsearch.hardware.size import Size
 from qsearch.hardware.traffic import feature_traffic, reduction, weight_traffic
 from qsearch.layers import Layer
@@ -55,7 +55,7 @@ PASSES: NDArray[np.int64] = -(-_BITS // 8)
 STORED: NDArray[np.int64] = np.where(_BITS <= 8, 8 // SPLIT, 8 * PASSES) * (_BITS > 0)
 """q(b) for b in 0..32, shape (33,)."""
 STEPS = (1, 3, 5, 9, 17, 25)
-"""Bits at which s or r changes."""
+"""Bits at which s, r or q changes."""
 
 
 def fusion_factor(weight_bits: int, activation_bits: int) -> int:
@@ -118,6 +118,9 @@ class BitFusion(VectorCostModel):
         """Bits a second to and from DRAM."""
 
     units: Mapping[str, str] = {"latency": "s", "energy": "J", "size": "byte"}
+    definitions: Mapping[str, str] = {
+        "energy": "BitFusion: every cycle of the whole array as 8-bit MACs, SRAM, DRAM at 45 nm (QKeras, after Horowitz)"
+    }
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
@@ -131,44 +134,49 @@ class BitFusion(VectorCostModel):
 
     def cycles(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Counts:
         """Cycles of one layer, shapes as in :meth:`layer_costs`; 0 for embeddings."""
-        if layer.kind == "embedding":
-            return 0 * activation_bits
-        rows, columns = int(self.platform.rows.value), int(self.platform.columns.value)
-        channels = layer.in_channels // layer.groups
-        extents = reduction(layer) // channels
-        tiles = within_classes(tiles_at_least(weight_bits, layer.kernels, columns, STEPS))
-        steps = 0 * activation_bits
-        for bits, count in zip(STEPS, tiles, strict=True):
-            products = rows * SPLIT[bits] * SPLIT[activation_bits]
-            steps += count * PASSES[bits] * -(-channels // products)
-        positions = self.options.batch * layer.uses * layer.positions
-        return steps * PASSES[activation_bits] * (positions * extents)
+        return self._cycles(layer, count_at_least(weight_bits, layer.kernels, STEPS), activation_bits)
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
         batch, platform = self.options.batch, self.platform
-        cycles = self.cycles(layer, weight_bits, activation_bits).astype(float)
+        at_least = count_at_least(weight_bits, layer.kernels, STEPS)
+        cycles = self._cycles(layer, at_least, activation_bits).astype(float)
         dram = weight_traffic(layer, weight_bits, batch, STORED)
         dram += 2 * feature_traffic(layer, STORED[activation_bits], batch)
         mac = float(energy45nm.multiply_energy(8, 8) + energy45nm.add_energy(platform.accumulator_bits.value))
         return {
             "latency": (cycles / platform.frequency.value).clip(min=dram / platform.bandwidth.value),
             "energy": cycles * (platform.rows.value * platform.columns.value * mac)
-            + self._sram_energy(layer, weight_bits, activation_bits)
+            + self._sram_energy(layer, at_least, activation_bits)
             + dram * energy45nm.dram_energy(),
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }
 
-    def _sram_energy(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> NDArray[np.float64]:
+    def _cycles(self, layer: Layer, at_least: Counts, activation_bits: BitArray) -> Counts:
+        """Cycles, shape (A,), from the kernels with at least the bits of each step, shape (6, A)."""
+        if layer.kind == "embedding":
+            return 0 * activation_bits
+        rows, columns = int(self.platform.rows.value), int(self.platform.columns.value)
+        channels = layer.in_channels // layer.groups
+        extents = reduction(layer) // channels
+        steps = 0 * activation_bits
+        for bits, count in zip(STEPS, within_classes(-(-at_least // columns)), strict=True):
+            products = rows * SPLIT[bits] * SPLIT[activation_bits]
+            steps += count * PASSES[bits] * -(-channels // products)
+        positions = self.options.batch * layer.uses * layer.positions
+        return steps * PASSES[activation_bits] * (positions * extents)
+
+    def _sram_energy(self, layer: Layer, at_least: Counts, activation_bits: BitArray) -> NDArray[np.float64]:
         """Energy of the on-chip memories, in J, shape (A,); 0 for embeddings, which pass nothing through the array."""
         if layer.kind == "embedding":
             return np.zeros(len(activation_bits))
         platform = self.platform
         positions = float(self.options.batch * layer.uses * layer.positions)
-        weights = positions * layer.kernel_params * sum_over_kernels(weight_bits, layer.kernels, STORED)
-        tiles = tiles_at_least(weight_bits, layer.kernels, int(platform.columns.value), (1,))[0]
+        stored = STORED[list(STEPS)] @ within_classes(at_least)
+        weights = positions * layer.kernel_params * stored
+        tiles = -(-at_least[0] // int(platform.columns.value))
         inputs = positions * reduction(layer) * (tiles * STORED[activation_bits])
-        outputs = positions * platform.accumulator_bits.value * count_at_least(weight_bits, layer.kernels, (1,))[0]
+        outputs = positions * platform.accumulator_bits.value * at_least[0]
         energy: NDArray[np.float64] = (
             weights * energy45nm.sram_energy(platform.weight_sram.value)
             + inputs * energy45nm.sram_energy(platform.input_sram.value)

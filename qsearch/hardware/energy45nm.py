@@ -62,8 +62,16 @@ def add_energy(bits: ArrayLike) -> NDArray[np.float64]:
 
 def multiply_energy(weight_bits: ArrayLike, activation_bits: ArrayLike) -> NDArray[np.float64]:
     """Energy of one integer multiplication, in J; shapes broadcast."""
+    return multiplications_energy(weight_bits, 1, activation_bits)
+
+
+def multiplications_energy(weight_bits: ArrayLike, count: ArrayLike, activation_bits: ArrayLike) -> NDArray[np.float64]:
+    """Energy of ``count`` multiplications of weights of ``weight_bits`` bits together, in J; shapes broadcast.
+
+    E_mul is linear in each operand's bits, so weights of unequal bits need only their sum.
+    """
     w, a = np.asarray(weight_bits, dtype=np.float64), np.asarray(activation_bits, dtype=np.float64)
-    return PICO * (MULTIPLY_SQUARE.value * (w * a) + MULTIPLY_LINEAR.value * (w + a) / 2)
+    return PICO * (MULTIPLY_SQUARE.value * (w * a) + MULTIPLY_LINEAR.value * (w + np.asarray(count) * a) / 2)
 
 
 def sram_energy(capacity_bits: float) -> float:

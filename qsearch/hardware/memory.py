@@ -1,17 +1,17 @@
 """``Memory``: storage of the weights and peak working memory, as on a microcontroller with flash and RAM.
 
-Notation, per layer and per use of it: E_in, E_out numbers of its input and output feature map; a bits of its input; o bits
-of its output.
+Notation, per layer and per use of it: E_in, E_out numbers of its input and output feature map; L numbers that the network
+keeps for later while it runs, such as the input of a residual block (:attr:`qsearch.layers.Layer.alive`); a bits of its
+input; o bits of outputs.
 
-    flash       = Σ_layers size of its weights,                    see :mod:`qsearch.hardware.size`
-    peak_memory = max_layers ⌈(E_in·a + E_out·o) / 8⌉
+    flash       = Σ_layers size of its weights,                        see :mod:`qsearch.hardware.size`
+    peak_memory = max_layers ⌈(E_in·a + (E_out + L)·o) / 8⌉
 
-A layer needs its whole input and its whole output at once (Rusci et al., arXiv:1905.13082 and arXiv:2008.05124). There o
-is the bits of the layer that reads the output next. A layer's cost may depend on its own bits alone here, so o is an
-option, the same for all layers: 8 where outputs are requantised to bytes, 32 where accumulators are stored. That is exact
-where they are, and an upper bound where every reader takes no more than o bits. What branches keep alive
-beside a layer, such as the input of a residual block, is left out, and so are the buffers of a library's kernels and, for
-embeddings, the indices.
+A layer needs its whole input and its whole output at once (Rusci et al., arXiv:1905.13082 and arXiv:2008.05124), and what
+is kept for later was the output of some layer. There o is the bits of the layer that reads the output next. A layer's cost
+may depend on its own bits alone here, so o is an option, the same for all layers: 8 where outputs are requantised to
+bytes, 32 where accumulators are stored. That is exact where they are, and an upper bound where every reader takes no more
+than o bits. The buffers of a library's kernels are left out and, for embeddings, the indices.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ class Memory(VectorCostModel):
         """See :meth:`VectorCostModel.layer_costs`; the working memory depends on the activation bits alone."""
         flash = self._size.layer_costs(layer, weight_bits, activation_bits)["size"]
         inputs = 0 if layer.kind == "embedding" else layer.input_elements // layer.uses
-        outputs = layer.output_elements // layer.uses
+        outputs = layer.output_elements // layer.uses + layer.alive
         bits = inputs * activation_bits + outputs * self.options.output_bits
         return {"flash": flash, "peak_memory": np.ceil(bits / 8.0)}

@@ -20,14 +20,15 @@ One operand stays on chip, piece by piece if it does not fit, and the other is r
 the two orders is taken. The last X is the feature map written by the layer before (see :mod:`qsearch.hardware.traffic`).
 From SRAM, weights are read once per row tile and inputs once per column tile. E_mac is a multiplication at p and
 an addition at 2p + log₂ K bits. Energies are those of a 45 nm process on every platform: compare assignments by them, not
-platforms. Tiles of unequal kernels are filled as :mod:`qsearch.hardware.kernels` says.
+platforms. Tiles of unequal kernels are filled as :mod:`qsearch.hardware.kernels` says. Numbers are stored at exactly
+their bits; :mod:`qsearch.hardware.tensorcore` stores them as they are computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,11 +113,15 @@ class Roofline(VectorCostModel):
         """Bits of on-chip memory."""
 
     units: Mapping[str, str] = {"latency": "s", "energy": "J", "size": "byte"}
+    definitions: Mapping[str, str] = {
+        "energy": "45 nm (QKeras, after Horowitz): MACs at the precision they run at, on-chip memory, DRAM; a roofline"
+    }
+    platforms: ClassVar[Mapping[str, Platform]] = PLATFORMS
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
         peaks = self.options.peaks
-        self.platform = self.options.model_copy(update={"peaks": None}).chosen(PLATFORMS)
+        self.platform = self.options.model_copy(update={"peaks": None}).chosen(self.platforms)
         if peaks is not None:
             self.platform = replace(self.platform, peaks=_peaks_option(peaks))
         self._precision, self._peak = _ladder(self.platform.peaks)
@@ -151,8 +156,9 @@ class Roofline(VectorCostModel):
         slots = layer.uses * -(-positions // rows) * (length + rows + columns) * rows * columns
         products = layer.uses * positions * layer.kernel_params
         first = (1, *(bits + 1 for bits in self._precision[:-1]))
-        tiles = self._by_class(tiles_at_least(weight_bits, layer.kernels, columns, first), activation_bits)
-        kernels = self._by_class(count_at_least(weight_bits, layer.kernels, first), activation_bits)
+        at_least = count_at_least(weight_bits, layer.kernels, first)
+        tiles = self._by_class(-(-at_least // columns), activation_bits)
+        kernels = self._by_class(at_least, activation_bits)
         for index, bits in enumerate(self._precision):
             mac = energy45nm.multiply_energy(bits, bits) + energy45nm.add_energy(2 * bits + np.log2(length))
             seconds += tiles[index] * (slots / self._peak[index])

@@ -2,7 +2,8 @@
 
 Notation: B samples in the example. A call on k·B vectors or maps in all has k of them per sample (tokens, time steps,
 crops), wherever their extent stands: (B, k), (k, B) or folded, (k·B). A call on a number that is no multiple of B, such
-as of positions once for all samples, counts in full.
+as of positions once for all samples, counts in full. What is kept alive beside a layer is found by
+:mod:`qsearch.quantize.liveness` in the same run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from qsearch.errors import DataError
 from qsearch.layers import Layer
 from qsearch.quantize.copies import evaluation_copy
+from qsearch.quantize.liveness import Liveness
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,9 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
     Convolutions (1-, 2- and 3-D), linear layers and embeddings are found. A module that runs several times is one
     layer with ``uses``. If their feature maps differ it is one use with as many positions as all runs together, so
     that MACs and elements are right, though its weight counts as read once; a warning says so. A copy of the network
-    runs, once, in evaluation mode: the one given is left as it is, and so is the state of the random generators.
+    runs, once, in evaluation mode: the one given is left as it is, and so is the state of the random generators. What
+    the network keeps for later is counted meanwhile, for ``alive``; where that cannot be, a warning says so, ``alive`` is
+    0, and another copy may run.
 
     Args:
         model: any network.
@@ -58,32 +63,55 @@ def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
     Raises:
         DataError: the network cannot be copied or run on the example, or no layer that could be quantised runs.
     """
-    batch = _samples(example)
+    liveness = Liveness(example, _samples(example))
+    try:
+        network, calls = _run(model, example, liveness)
+    except DataError as error:  # a network that runs only where nobody watches keeps its layers
+        network, calls = _run(model, example, None)
+        liveness.failure = error.__cause__ or error
+    if liveness.failure is not None:
+        log.warning("what %s keeps for later is not counted: %s", type(model).__name__, liveness.failure)
+    _report_left_out(network, calls)
+    if not calls:
+        raise DataError(f"{type(model).__name__} must run at least one convolution, linear layer or embedding")
+    return tuple(replace(_together(found), alive=liveness.alive(name)) for name, found in calls.items())
+
+
+def _run(model: nn.Module, example: Inputs, liveness: Liveness | None) -> tuple[nn.Module, dict[str, list[Layer]]]:
+    """The copy of a network that ran on the example, and all calls of its layers.
+
+    Raises:
+        DataError: as :func:`trace_layers`.
+    """
+    network, batch = evaluation_copy(model), _samples(example)
     calls: dict[str, list[Layer]] = {}
 
     def watch(name: str, module: nn.Module) -> None:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-            calls.setdefault(name, []).append(describe(name, module, given(args, kwargs), output, batch))
+            x = given(args, kwargs)
+            calls.setdefault(name, []).append(describe(name, module, x, output, batch))
+            if liveness is not None:
+                liveness.end(name, x)
 
+        if liveness is not None:
+            module.register_forward_pre_hook(lambda *_: liveness.begin(name))
         module.register_forward_hook(record, with_kwargs=True)
 
-    network = evaluation_copy(model)
     try:
         for name, module in network.named_modules():
             if isinstance(module, QUANTISABLE):
                 watch(name, module)
-        with torch.random.fork_rng(), torch.no_grad():
-            forward(network, example)
+        with torch.random.fork_rng(), torch.no_grad(), liveness or nullcontext():
+            outputs = forward(network, example)
+        if liveness is not None:
+            liveness.close(outputs)
     except Exception as error:  # the user's network may fail in any way; they need the reason
         raise DataError(
             f"the network {type(model).__name__} must run on the example input",
             got=f"{type(error).__name__}: {error}"[:300],
             fix="give an example of the shape and type of its training data",
         ) from error
-    _report_left_out(network, calls)
-    if not calls:
-        raise DataError(f"{type(model).__name__} must run at least one convolution, linear layer or embedding")
-    return tuple(_together(found) for found in calls.values())
+    return network, calls
 
 
 def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int) -> Layer:

@@ -42,6 +42,7 @@ class Usage:
         relative: used as a multiple of uniform 8 bits; None for a quality.
         allowed_relative: the limit, likewise.
         share: used / limit, for an upper limit on a cost.
+        deviation: standard deviation of ``used``, where the cost model says how sure it is.
     """
 
     metric: str
@@ -51,6 +52,7 @@ class Usage:
     relative: float | None
     allowed_relative: float | None
     share: float | None
+    deviation: float | None = None
 
 
 def percent(run: Run, metric: str | None = None) -> bool:
@@ -118,7 +120,15 @@ def _usage(run: Run, trial: Trial, metric: str, bound: Bound | None) -> Usage:
         relative=used / reference if reference > 0 else None,
         allowed_relative=bound.limit / reference if bound is not None and reference > 0 else None,
         share=used / bound.limit if upper and bound is not None and metric in run.info.units else None,
+        deviation=None if trial.cost is None else trial.cost.deviations.get(metric),
     )
+
+
+def used(run: Run, row: Usage) -> str:
+    """What the best assignment uses, in words, with its standard deviation where that is known."""
+    if row.metric in run.info.units:
+        return wording.uncertain(row.used, row.unit, row.deviation)
+    return wording.quality(row.used, percent(run, row.metric))
 
 
 def tested(run: Run) -> TestResult | None:

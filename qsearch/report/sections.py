@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from qsearch.assignment import BitAssignment
-from qsearch.report import certification, facts, plots, wording
+from qsearch.report import certification, facts, plots, remeasured, wording
 from qsearch.report.curves import Plane, cost_planes, main_plane, plane_front
 from qsearch.report.document import Block, Code, Document, Paragraph, Plot, Section, Table, pairs, section
 from qsearch.report.statistics import Interval
@@ -26,7 +26,7 @@ def report(run: Run) -> Document:
     found = (
         [_quality(run, best), _limits(run, best), _assignment(run, best)] if best is not None else [_nearest_miss(run)]
     )
-    sections = [*found, _fronts(run), _progress(run), _spent(run), _provenance(run)]
+    sections = [*found, *remeasured.sections(run), _fronts(run), _progress(run), _spent(run), _provenance(run)]
     title = f"{run.config.name}: bits for {wording.plugin(run.info.config['workload'])}"
     return Document(title, facts.headline(run), tuple(part for part in sections if part is not None))
 
@@ -80,7 +80,7 @@ def _limits(run: Run, best: Trial) -> Section:
     rows = []
     for row in facts.usage(run, best):
         shown = facts.percent(run, row.metric)
-        used = wording.amount(row.used, row.unit) if row.metric in run.info.units else wording.quality(row.used, shown)
+        used = facts.used(run, row)
         rows.append(
             (
                 row.metric,
@@ -94,7 +94,10 @@ def _limits(run: Run, best: Trial) -> Section:
     written = "; ".join(f"“{bound.label}”" for bound in run.info.bounds)
     asked = f"Asked for: {written}. " if written else "No limit was asked for. "
     note = f"{asked}Costs are per forward pass; uniform-8 is the same network with 8 bits everywhere."
-    return section("What it costs", [Table(header, tuple(rows), note=note), *certification.blocks(run)])
+    if any(row.deviation is not None for row in facts.usage(run, best)):
+        note += " ± is one standard deviation of the cost model's own error."
+    counted = pairs(run.info.definitions, ("cost", "what is counted")) if run.info.definitions else None
+    return section("What it costs", [Table(header, tuple(rows), note=note), counted, *certification.blocks(run)])
 
 
 def _assignment(run: Run, best: Trial) -> Section:

@@ -59,6 +59,7 @@ def trial_values(run: Run, trial: Trial) -> dict[str, Any]:
         "quality": None if trial.quality is None else _quality(trial.quality),
         "costs": costs,
         "relative_costs": relative,
+        "cost_deviations": {} if trial.cost is None else dict(trial.cost.deviations),
         "violations": dict(trial.violations),
     }
 

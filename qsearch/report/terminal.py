@@ -83,7 +83,7 @@ def _limit_lines(run: Run) -> list[str]:
         if row.bound is None:
             continue
         shown = facts.percent(run, row.metric)
-        used = wording.amount(row.used, row.unit) if row.metric in run.info.units else wording.quality(row.used, shown)
+        used = facts.used(run, row)
         share = "" if row.share is None else f" ({wording.share(row.share)} used)"
         lines.append(f"{row.bound.label}: {used} {wording.limit(row.bound, row.unit, shown)}{share}")
     return lines

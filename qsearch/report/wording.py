@@ -43,6 +43,14 @@ def amount(value: float, unit: str) -> str:
     return f"{significant(value / factor)} {shown}".rstrip()
 
 
+def uncertain(value: float, unit: str, deviation: float | None) -> str:
+    """A cost with its standard deviation where that is known: ``2.13 ± 0.04 ms``."""
+    if deviation is None:
+        return amount(value, unit)
+    factor, shown = prefix(value, unit)
+    return f"{significant(value / factor)} ± {deviation / factor:.2g} {shown}".rstrip()
+
+
 def significant(value: float) -> str:
     """Three significant digits, never with an exponent between 0.001 and 100,000."""
     if not np.isfinite(value):

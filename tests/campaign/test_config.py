@@ -163,6 +163,32 @@ class TestStorage:
         assert override(once, ["max_failures=4"], "test").storage == found
 
 
+class TestPathsInOptions:
+    """What a campaign reads is found again from any folder."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "campaigns" / "tables").mkdir(parents=True)
+        (tmp_path / "campaigns" / "tables" / "chip.csv").write_text("")
+        (tmp_path / "fisher").mkdir()
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_are_looked_up_beside_the_file_then_in_the_working_folder(self, folder: Path) -> None:
+        for written in ("tables/chip.csv", "campaigns/tables/chip.csv"):
+            found = parse(settings(hardware={"name": "lut", "options": {"path": written}}), "test", Path("campaigns"))
+            assert found.hardware.options == {"path": str(folder / "campaigns" / "tables" / "chip.csv")}
+
+    @pytest.mark.parametrize("text", ["fisher", "missing/file.csv", "two words", "1.5", ""])
+    def test_other_strings_stay_as_they_are(self, folder: Path, text: str) -> None:
+        found = parse(settings(hardware={"name": "lut", "options": {"path": text}}), "test", folder)
+        assert found.hardware.options == {"path": text}
+
+    def test_of_a_searcher_show_their_last_two_parts_in_a_folders_name(self, folder: Path) -> None:
+        searcher = {"name": "ddpg", "options": {"init": "campaigns/tables"}}
+        assert names(sweep(searcher=[searcher, "random"])) == ["tiny/ddpg-campaigns-tables-s0", "tiny/random-s0"]
+
+
 class TestMerged:
     def test_keeps_what_was_there_and_adds_what_is_new(self) -> None:
         earlier, later = (

@@ -51,9 +51,10 @@ def qualities(draw: st.DrawFn) -> Quality:
 
 
 costs = st.builds(
-    lambda size, layers: Cost({"size": size}, {"size": "bit"}, layers),
+    lambda size, layers, deviations: Cost({"size": size}, {"size": "bit"}, layers, deviations),
     finite,
     st.dictionaries(names, st.fixed_dictionaries({"size": finite}), max_size=3),
+    st.fixed_dictionaries({}, optional={"size": finite}),
 )
 
 

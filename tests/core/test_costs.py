@@ -147,6 +147,18 @@ def test_what_a_model_raises_is_told_in_one_line():
             ask(network(Model()))
 
 
+@pytest.mark.parametrize("deviation", [-1.0, float("nan"), "much"])
+def test_a_deviation_that_is_none(deviation):
+    class Model(Products):
+        def estimate(self, layers, assignment):
+            found = super().estimate(layers, assignment)
+            return Cost(found.totals, found.units, found.layers, {"latency": deviation})
+
+    cost = network(Model())
+    with pytest.raises(CostModelError, match="latency of a deviation of the network must be"):
+        cost.estimate(cost.space.reference(8))
+
+
 def test_errors_of_qsearch_pass_as_they_are():
     found = network(Products())
     with pytest.raises(SpaceError):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qsearch.errors import QSearchError
 from qsearch.hardware.bismo import Bismo
 from qsearch.hardware.bitfusion import BitFusion
-from qsearch.hardware.bops import Bops
 from qsearch.hardware.roofline import Roofline
 from qsearch.hardware.size import Size
+from qsearch.layers import Layer
 from qsearch.protocols import CostModel
-from qsearch.registry import create, names
-from qsearch.testing.cost_model import CostModelContract
+from qsearch.registry import create
+from qsearch.testing.cost_model import CostModelContract, contract_of
 from qsearch.trial import Cost
 
 
@@ -176,7 +181,13 @@ class Remembers(PerLayer):
         return {"latency": float(self.calls)}
 
 
+class AnswersWithAList(PerLayer):
+    def layer_cost(self, layer, weight_bits, activation_bits):
+        return [1e-6]
+
+
 BROKEN = [
+    (AnswersWithAList, "test_answers_are_numbers_by_metric"),
     (Negative, "test_costs_are_finite_and_not_negative"),
     (ForgetsAUnit, "test_units_name_every_metric"),
     (ForgetsAMetric, "test_units_name_every_metric"),
@@ -209,8 +220,72 @@ def test_every_test_of_the_contract_has_a_model_that_it_catches():
     assert tests == {test for _, test in BROKEN}
 
 
+ANSWERS = {
+    "None": None,
+    "list": [1.0],
+    "str": {"latency": "1 ms"},
+    "ndarray": {"latency": np.arange(3)},
+    "Tensor": {"latency": torch.tensor(1.0)},
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_contract_says_what_was_returned_instead_of_a_number(kind):
+    class Odd(PerLayer):
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            return ANSWERS[kind]
+
+    with pytest.raises(AssertionError, match=f"must (be a number|return a mapping .*), got {kind}"):
+        contract_of(Odd()).test_answers_are_numbers_by_metric()
+
+
+def test_a_model_that_prices_whole_networks_need_not_price_layers():
+    class Whole(CostModel):
+        units: Mapping[str, str] = {"latency": "s"}
+        additive = False
+
+        def estimate(self, layers, assignment):
+            bits = sum(float(np.mean(assignment.vector(layer.weight_site, layer.kernels))) for layer in layers)
+            return Cost({"latency": 1.0 + bits}, self.units)
+
+    contract = contract_of(Whole())
+    for name in (name for name in dir(contract) if name.startswith("test_")):
+        getattr(contract, name)()
+
+
+def test_a_particular_model_is_checked_on_its_own_domain():
+    class Particular(PerLayer):
+        def domain(self):
+            return [Layer("only", "linear", 4, 4)], [4, 8], [8]
+
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            assert layer.name == "only"
+            assert set(np.asarray(weight_bits).tolist()) <= {0, 4, 8}
+            assert activation_bits == 8
+            return super().layer_cost(layer, weight_bits, activation_bits)
+
+    contract = contract_of(Particular())
+    for name in (name for name in dir(contract) if name.startswith("test_")):
+        getattr(contract, name)()
+
+
+def test_every_rule_is_told_in_a_sentence_with_a_fix():
+    for name in (name for name in vars(CostModelContract) if name.startswith("test_")):
+        text = inspect.cleandoc(getattr(CostModelContract, name).__doc__)
+        assert re.match(r"[^\n]{10,100}\.\n\n", text), name
+        assert "Fix: " in text, name
+
+
 def test_every_installed_built_in_is_under_contract():
-    covered = {type(case().model()) for case in CostModelContract.__subclasses__() if case.__module__ == __name__}
-    built_in = {type(create("cost_models", name)) for name in names("cost_models")}
-    assert {kind for kind in built_in if kind.__module__.startswith("qsearch.")} <= covered
-    assert {Size, Bops, Roofline, BitFusion, Bismo} <= built_in
+    """By name of the class, or of the entry point, in a file with a subclass of the contract."""
+    folders = (Path(__file__).parent, Path(__file__).parents[1] / "surrogates")
+    sources = [path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.glob("test_*.py"))]
+    tested = "\n".join(source for source in sources if re.search(r"^class \w+\(.*CostModelContract\):", source, re.M))
+    built_in = {e.name: e.attr for e in entry_points(group="qsearch.cost_models") if e.module.startswith("qsearch.")}
+    assert {"size", "bops", "roofline", "bitfusion", "bismo", "lut"} <= set(built_in)
+    missing = {
+        name
+        for name, kind in built_in.items()
+        if not re.search(rf"\b{kind}\(|create\(\s*\"cost_models\",\s*\"{name}\"", tested)
+    }
+    assert not missing

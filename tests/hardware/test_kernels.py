@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +50,17 @@ def test_one_number_stands_for_all_kernels(bits, kernels, width):
     assert tiles.tolist() == [-(-kernels // width) * (bits >= t) for t in thresholds]
     table = np.arange(33) ** 2
     assert sum_over_kernels(short, kernels, table) == sum_over_kernels(full, kernels, table) == kernels * bits**2
+
+
+@pytest.mark.parametrize("kernels", [127, 128, 255, 256, 32_767, 32_768, 70_000])
+def test_counts_of_many_kernels_do_not_overflow(kernels):
+    bits = np.full((2, kernels), 4)
+    bits[1, :5] = 0
+    assert count_at_least(bits, kernels, (1, 4, 5)).tolist() == [[kernels, kernels - 5]] * 2 + [[0, 0]]
+    assert count_at_least(bits[:1, :1], kernels, (1, 4, 5)).tolist() == [[kernels]] * 2 + [[0]]
+
+
+@given(st.lists(KERNEL_BITS.map(lambda bits: (bits * 40)[:7]), min_size=1, max_size=9))
+def test_a_batch_is_counted_row_by_row(rows):
+    found = count_at_least(np.asarray(rows), 7, range(33))
+    assert found.T.tolist() == [[sum(b >= t for b in row) for t in range(33)] for row in rows]

@@ -17,6 +17,9 @@ from qsearch.hardware.base import VectorCostModel
 from qsearch.hardware.bismo import Bismo
 from qsearch.hardware.bitfusion import PASSES, SPLIT, STORED, BitFusion, fusion_factor
 from qsearch.hardware.bops import Bops
+from qsearch.hardware.energy import Energy
+from qsearch.hardware.neuromorphic import Neuromorphic
+from qsearch.hardware.reram import ReRam
 from qsearch.hardware.roofline import Roofline
 from qsearch.hardware.size import Size
 from qsearch.layers import Layer
@@ -28,7 +31,7 @@ CONV = Layer("conv", "conv", 16, 32, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 4,608
 DEPTHWISE = Layer("dw", "conv", 32, 32, (3, 3), (1, 1), 32, (8, 8), (8, 8))  # 288 weights
 WIDE = Layer("wide", "conv", 64, 64, (1, 1), (1, 1), 1, (4, 4), (4, 4))
 EMBEDDING = Layer("embed", "embedding", 100, 16, input_size=(5,), output_size=(5,))
-NAMES = ("size", "bops", "roofline", "bitfusion", "bismo")
+NAMES = ("size", "bops", "roofline", "bitfusion", "bismo", "energy-45nm", "reram", "neuromorphic")
 MODELS = [
     Size(),
     Bops(),
@@ -39,6 +42,12 @@ MODELS = [
     Roofline(),
     Roofline(Roofline.Options(rows=2, columns=3, sram=500)),
     Roofline(Roofline.Options(columns=3, bandwidth=1e15, peaks={2: 5.3e9, 4: 3.1e9, 7: 1.7e9})),
+    Energy(),
+    Energy(Energy.Options(reuse=3, batch=2, weights_on_chip=True, sram=100_000)),
+    ReRam(),
+    ReRam(ReRam.Options(rows=3, columns=2, cell_bits=3, dac_bits=2)),
+    Neuromorphic(),
+    *(Neuromorphic(Neuromorphic.Options(scheme=s, density=0.3, rate=0.07)) for s in ("crossbar", "bitmap", "csr")),
 ]
 
 

@@ -180,14 +180,24 @@ def test_command_is_installed() -> None:
     assert callable(command.load())
 
 
+OPTIONAL = {"targets": ("measured", "simulator")}
+"""Room → extras whose distributions it may import; it says which extra to install where one is missing."""
+
+
+def declared_for(path: Path) -> set[str]:
+    """Distributions that a file may import."""
+    extras = OPTIONAL.get(path.parent.name, ())
+    optional = [Requirement(line) for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    return {canonicalize_name(requirement.name) for requirement in (*REQUIREMENTS, *optional)}
+
+
 def test_every_import_is_a_declared_requirement() -> None:
-    declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     providers = metadata.packages_distributions()
     missing = {}
     for path in (path for path in shipped_files().values() if path.suffix == ".py"):
         for module in imported(path) - sys.stdlib_module_names - NOT_OURS - {"qsearch", "_typeshed"}:
             names = [*providers.get(module, []), PARTS.get(module, module)]
-            if not {canonicalize_name(name) for name in names} & declared:
+            if not {canonicalize_name(name) for name in names} & declared_for(path):
                 missing[module] = path.relative_to(ROOT).as_posix()
     assert not missing
 

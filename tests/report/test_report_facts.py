@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from report_runs import UNITS, RunFactory, cost_of, make_layers, quality_of, uniform
 
 from qsearch.assignment import BitAssignment
-from qsearch.report import facts
+from qsearch.report import facts, markdown
+from qsearch.report.sections import report
 from qsearch.report.summary import summary
 from qsearch.trial import Trial
 
@@ -33,6 +35,24 @@ def test_mean_bits_weigh_layers_by_their_size() -> None:
         (4 * inputs[0] + 8 * inputs[1]) / sum(inputs)
     )
     assert facts.mean_bits(layers, BitAssignment({layers[0].weight_site: 3}), "activation") is None
+
+
+def test_what_a_cost_model_is_unsure_of_and_what_it_counts_is_told(make_run: RunFactory) -> None:
+    run = make_run(limit=0.5)
+    unsure = tuple(
+        replace(trial, cost=trial.cost and replace(trial.cost, deviations={"latency": 0.1 * trial.value("latency")}))
+        for trial in run.trials
+    )
+    run = replace(run, trials=unsure, info=run.info.model_copy(update={"definitions": {"latency": "a count of mine"}}))
+    assert run.best is not None
+    row = facts.usage(run, run.best)[0]
+    assert row.deviation == pytest.approx(0.1 * row.used)
+    assert "±" in facts.used(run, row)
+    text = markdown.render(report(run), {plot.name: "p.png" for plot in report(run).plots})
+    assert "a count of mine" in text
+    assert "± is one standard deviation" in text
+    certain = make_run(name="demo/random-s1", limit=0.5)
+    assert "±" not in facts.used(certain, facts.usage(certain, certain.best)[0])
 
 
 def test_usage_tells_allowed_and_used(make_run: RunFactory) -> None:

@@ -32,6 +32,11 @@ def test_amount(value: float, unit: str, text: str) -> None:
     assert wording.amount(value, unit) == text
 
 
+def test_a_cost_shares_its_prefix_with_its_deviation() -> None:
+    assert wording.uncertain(0.00213, "s", 4e-5) == "2.13 ± 0.04 ms"
+    assert wording.uncertain(0.00213, "s", None) == wording.amount(0.00213, "s")
+
+
 @given(st.floats(1e-11, 1e14))
 def test_prefix_keeps_the_value(value: float) -> None:
     factor, unit = wording.prefix(value, "s")

@@ -36,7 +36,7 @@ def test_hill_climbing_solves_a_coupled_problem():
 def test_the_cost_model_serves_an_integer_program():
     layers = linear_layers([4, 8])
     space = build_space(layers, weight_bits=[2, 4, 8], activation_bits=[4, 8])
-    model = registry.create("cost_models", f"{EXAMPLES / 'my_cost_model.py'}:MyAccelerator")
+    model = registry.create("cost_models", f"{EXAMPLES / 'my_accelerator.py'}:MyAccelerator")
     cost = NetworkCost(model, layers, space)
     lanes = 4096 * 200e6
     assert cost.estimate(space.uniform(8)).totals["latency"] == pytest.approx(8 * 12 * 8 * 8 / lanes)
@@ -48,6 +48,6 @@ def test_the_cost_model_serves_an_integer_program():
     assert oracle.trials[0].value("loss") == pytest.approx(exhaust(problem, evaluator).best_loss)
 
 
-@pytest.mark.parametrize("name", ["my_searcher.py", "my_cost_model.py"])
+@pytest.mark.parametrize("name", ["my_searcher.py", "my_accelerator.py"])
 def test_the_examples_stay_short(name):
     assert len((EXAMPLES / name).read_text().splitlines()) < 30

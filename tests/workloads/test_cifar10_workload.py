@@ -12,8 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, DataError
 from qsearch.registry import create
+from qsearch.testing.networks import resnet20
 from qsearch.workloads.cifar10 import Cifar10ResNet20, balanced
 from qsearch.workloads.cifar_files import BATCH_FOLDER, TEST_ARCHIVE, TEST_BATCH, TRAIN_ARCHIVE, TRAIN_BATCHES
 
@@ -268,3 +270,8 @@ def test_archives_with_a_damaged_stretch_are_refused(tmp_path: Path, place: int)
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         workload(**options)
+
+
+@pytest.mark.usefixtures("found_data")
+def test_its_layers_are_those_that_benchmarks_write_out() -> None:
+    assert layers_of(workload()) == resnet20()

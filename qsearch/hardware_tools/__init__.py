@@ -1,0 +1,1 @@
+"""What ``qsearch hardware`` does: show, check, measure, fit. Loaded when a command runs."""

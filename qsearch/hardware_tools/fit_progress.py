@@ -1,0 +1,44 @@
+"""What a person sees while a surrogate is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qsearch.terminal import stderr
+
+
+class FitProgress:
+    """Two bars: held-out points, and samples with the error reached."""
+
+    def __init__(self, bars: Progress, samples: int, held_out: int) -> None:
+        self._bars = bars
+        self._held = bars.add_task("held-out points", total=held_out, note="")
+        self._samples = bars.add_task("samples", total=samples, note="")
+
+    def held(self, count: int) -> None:
+        """So many held-out points are measured."""
+        self._bars.update(self._held, completed=count)
+
+    def sample(self, count: int, error: float | None) -> None:
+        """So many samples are measured; the median relative error with them, where it is known."""
+        note = "" if error is None else f"median error {100 * error:.1f} %"
+        self._bars.update(self._samples, completed=count, note=note)
+
+
+@contextmanager
+def fit_progress(samples: int, held_out: int) -> Iterator[FitProgress]:
+    """Bars on a terminal; silence elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+        yield FitProgress(bars, samples, held_out)

@@ -1,0 +1,163 @@
+"""``qsearch hardware measure``: the layers of networks on a target, kept as they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from qsearch import arguments, registry
+from qsearch.campaign import layers_of
+from qsearch.commands import print_json, print_table
+from qsearch.errors import ConfigError, Failure, Interrupted
+from qsearch.hardware_tools.check_options import options_of
+from qsearch.hardware_tools.measure_table import failure_lines, tables, to_json
+from qsearch.layers import Layer
+from qsearch.measurements import TABLE, Measurement, Point, geometry, write_table
+from qsearch.measuring import Bench, Pair, measure_points
+from qsearch.terminal import set_up_logging, stderr
+
+
+def run(
+    target: str,
+    workloads: Sequence[str],
+    weight_bits: Sequence[int] | None,
+    activation_bits: Sequence[int] | None,
+    repeats: int,
+    warm_up: int,
+    timeout: float,
+    set_: Sequence[str],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure every layer at every pair of bits that the target runs it at; those known already are not measured again.
+
+    Args:
+        target: a target or a cost model, by name or file.py:Class.
+        workloads: whose layers.
+        weight_bits, activation_bits: only these; all without them.
+        repeats, warm_up, timeout: see :class:`qsearch.measuring.Bench`.
+        set_: options, ``key=value``.
+        output: the folder of the measurements and of ``table.csv``.
+        as_json: print JSON instead of tables.
+
+    Raises:
+        UserError: an unknown target or workload, an option, no layer that the target runs at these bits.
+        Failure: the target fails at every point, or dies at several in a row.
+        Interrupted: by the user; what was measured is kept.
+    """
+    set_up_logging()
+    folder = output or Path("runs") / "hardware" / arguments.plain_name(target)
+    bench = Bench(target, options_of([target], set_)[target], folder, repeats, warm_up, timeout)
+    networks = {name: layers_of(registry.create("workloads", name)) for name in dict.fromkeys(workloads)}
+    layers = [layer for network in networks.values() for layer in network]
+    points = points_of(bench, layers, weight_bits, activation_bits)
+    found = _measure(bench, points)
+    written = write_tables(bench, networks)
+    failed = [one for one in found if one.failure]
+    if len(failed) == len(found):
+        raise Failure(f"target {target!r} failed at every point", got=failed[0].failure, fix=f"see {bench.store.path}")
+    if as_json:
+        print_json(to_json(bench, networks, found))
+        return
+    for name, network in networks.items():
+        for table in tables(bench, name, network, [(one.weight_bits, one.activation_bits) for one in found]):
+            print_table(table)
+    for line in [*failure_lines(found), *_closing(bench, written)]:
+        print(line)
+
+
+def points_of(
+    bench: Bench, layers: Sequence[Layer], weight_bits: Sequence[int] | None, activation_bits: Sequence[int] | None
+) -> list[Point]:
+    """Each geometry at each of its pairs, layers in order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+
+    def wanted(pair: Pair) -> bool:
+        weight, activation = pair
+        return (weight_bits is None or weight in weight_bits) and (
+            activation_bits is None or activation in activation_bits
+        )
+
+    unique = {geometry(layer): layer for layer in reversed(layers)}  # the first layer of each geometry names it
+    firsts = [layer for layer in layers if unique[geometry(layer)] is layer]
+    points = [(layer, *pair) for layer in firsts for pair in bench.precisions(layer) if wanted(pair)]
+    if not points:
+        known = sorted({pair for layer in firsts for pair in bench.precisions(layer)})
+        shown = ", ".join(f"W{w}A{a}" for w, a in known[:12]) + (", …" if len(known) > 12 else "")
+        raise ConfigError(
+            f"{bench.name!r} must run some layer at the bits that are asked for", fix=f"it does at: {shown or 'none'}"
+        )
+    return points
+
+
+def write_tables(bench: Bench, networks: Mapping[str, Sequence[Layer]]) -> dict[str, Path]:
+    """``table.csv``, or one for each of several networks, as their layers may share names: network → file."""
+    written = {}
+    for name, layers in networks.items():
+        file = TABLE if len(networks) == 1 else f"{arguments.plain_name(name)}-{TABLE}"
+        written[name] = bench.folder / file
+        write_table(written[name], layers, bench.store)
+    return written
+
+
+def _measure(bench: Bench, points: Sequence[Point]) -> list[Measurement]:
+    try:
+        with bench, progress(arguments.plain_name(bench.name)) as bar:
+            bar.start(len(points))
+            return measure_points(bench, points, bar.advance)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted",
+            fix=f"{len(bench.store.all)} measurements are kept in {bench.folder}; the same command goes on",
+        ) from None
+
+
+class PointProgress:
+    """A bar: points, the last of them, time left."""
+
+    def __init__(self, bars: Progress, name: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task(name, total=None, last="")
+
+    def start(self, points: int) -> None:
+        """Say how many points there are."""
+        self._bars.update(self._task, total=points)
+
+    def advance(self, found: Measurement) -> None:
+        """Say what was measured."""
+        failed = " failed" if found.failure else ""
+        last = f"{found.layer.name} W{found.weight_bits}A{found.activation_bits}{failed}"
+        self._bars.update(self._task, advance=1, last=last)
+
+
+@contextmanager
+def progress(name: str) -> Iterator[PointProgress]:
+    """A progress bar on a terminal; silence elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[last]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+        yield PointProgress(bars, name)
+
+
+def _closing(bench: Bench, written: Mapping[str, Path]) -> list[str]:
+    """Where everything is, and how a campaign uses it."""
+    lines = [f"kept       {bench.store.path}"]
+    for path in written.values():
+        lines += [
+            f"table      {path}",
+            f"campaign   hardware: {{name: lut, options: {{path: {path}, interpolation: wider}}}}",
+        ]
+    return lines

@@ -1,0 +1,148 @@
+"""What a network keeps for later while each of its layers runs: a liveness analysis of one forward pass.
+
+Notation (the operations of the pass are numbered 1, 2, … as they run)
+
+==============  ======================================================================================
+s               memory of a feature map of floating-point numbers; views share it
+n(s)            its numbers per sample
+born(s)         operation that filled it; 0 for the network's inputs
+last(s)         last operation that reads it; ∞ for the network's outputs
+start, end      operations before a call of a layer begins, and when it has ended
+==============  ======================================================================================
+
+    alive = Σ n(s) over s with born(s) ≤ start < last(s)
+
+The layer's own input and output are not counted. Where the input is a part of s, and s is read after the call, the rest
+of s counts. Parameters, buffers and other constants are in no s: no operation of the pass filled them. What Python still
+refers to does not matter, only what is read again: a compiler frees the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass
+class _Map:
+    """s: its n in all samples, its born and last."""
+
+    numbers: int
+    born: float
+    last: float = 0
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a layer: its start and end, its input's memory and numbers."""
+
+    start: int
+    end: int
+    source: StorageWeakRef
+    numbers: int
+
+
+class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without types
+    """Watches the operations of one forward pass that runs within it; changes nothing of what they do.
+
+    Attributes:
+        failure: why the network's memory could not be followed; nothing is counted then. None where it could.
+    """
+
+    def __init__(self, inputs: Any, batch: int) -> None:
+        """Watch a pass.
+
+        Args:
+            inputs: what the network is called with, tensors in any nesting.
+            batch: samples in them.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.failure: BaseException | None = None
+        self._batch = batch
+        self._clock = 0
+        # a weak reference keeps no numbers, but keeps the place of the storage from being taken by another
+        self._maps: dict[StorageWeakRef, _Map] = {}
+        self._constants: set[StorageWeakRef] = set()
+        self._started: dict[str, int] = {}
+        self._calls: dict[str, list[_Call]] = {}
+        self._note((), inputs)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and note what it reads and fills."""
+        result = func(*args, **(kwargs or {}))
+        self._clock += 1
+        self._note((args, kwargs), result)
+        return result
+
+    def begin(self, name: str) -> None:
+        """A call of a layer begins."""
+        self._started[name] = self._clock
+
+    def end(self, name: str, x: Tensor) -> None:
+        """A call of a layer with input ``x`` has ended."""
+        if self.failure is None:
+            call = _Call(self._started[name], self._clock, _memory(x), x.numel())
+            self._calls.setdefault(name, []).append(call)
+
+    def close(self, outputs: Any) -> None:
+        """The pass has ended; ``outputs``, tensors in any nesting, are what the network is there for."""
+        for key in _memories(outputs):
+            if key in self._maps:
+                self._maps[key].last = math.inf
+
+    def alive(self, name: str) -> int:
+        """Numbers per sample that are kept while a layer runs, the greatest of all its calls."""
+        if self.failure is not None:
+            return 0
+        return max((self._kept(call) for call in self._calls.get(name, ())), default=0)
+
+    def _kept(self, call: _Call) -> int:
+        total = 0
+        for key, one in self._maps.items():
+            if key == call.source:
+                total += self._per_sample(max(0, one.numbers - call.numbers)) if one.last > call.end else 0
+            elif one.born <= call.start < one.last:
+                total += self._per_sample(one.numbers)
+        return total
+
+    def _note(self, read: Any, filled: Any) -> None:
+        """Tensors that an operation reads and fills, in any nesting."""
+        if self.failure is not None:
+            return
+        try:
+            for key in _memories(read):
+                if key in self._maps:
+                    self._maps[key].last = self._clock
+                else:
+                    self._constants.add(key)
+            for key, numbers in _memories(filled).items():
+                if key not in self._maps and key not in self._constants:
+                    self._maps[key] = _Map(numbers, self._clock)
+        except Exception as error:  # tensors without memory of their own: the network must run all the same
+            self.failure = error
+
+    def _per_sample(self, numbers: int) -> int:
+        return numbers // self._batch if numbers % self._batch == 0 else numbers
+
+
+def _memory(x: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _memories(tree: Any) -> dict[StorageWeakRef, int]:
+    """Memory of the floating-point tensors in any nesting → numbers of the largest tensor in it."""
+    found: dict[StorageWeakRef, int] = {}
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            key = _memory(leaf)
+            found[key] = max(found.get(key, 0), leaf.numel())
+    return found

@@ -1,0 +1,130 @@
+"""A target by name: one of the targets, or a cost model in the place of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import product
+from numbers import Real
+from typing import Any
+
+from qsearch import registry
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.errors import Failure, PluginError, QSearchError, nearest
+from qsearch.layers import Layer
+from qsearch.protocols import CostModel, Target
+
+_MODEL_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+
+
+class ModelTarget(Target):
+    """A cost model in the place of a target: the same answers, by layer, all kernels of a layer at one bitwidth."""
+
+    deterministic = True
+
+    def __init__(self, model: CostModel, options: Mapping[str, Any]) -> None:
+        self._model, self._options = model, options
+        self.units = model.units
+        self.definitions = getattr(model, "definitions", {})
+
+    def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
+        """Every pair of 1..8, 16 and 32 bits; whether the model answers at each shows when it is asked."""
+        inputs = (FLOAT_BITS,) if layer.kind == "embedding" else _MODEL_BITS
+        return tuple(product(_MODEL_BITS, inputs))
+
+    def versions(self) -> Mapping[str, str]:
+        """Of qsearch, and the model's options."""
+        return {"qsearch": metadata.version("qsearch"), **{key: str(value) for key, value in self._options.items()}}
+
+    def measure(self, layer: Layer, weight_bits: int, activation_bits: int) -> Mapping[str, float]:
+        """Cost of a network of this layer alone."""
+        bits: dict[str, int] = {layer.weight_site: weight_bits}
+        if layer.kind != "embedding":
+            bits[layer.activation_site] = activation_bits
+        return self._model.estimate((layer,), BitAssignment(bits)).totals
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A target, or a cost model to be used as one, by name.
+
+    Attributes:
+        name: of a target, else of a cost model; or ``file.py:Class``.
+        options: its options.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def seam(self) -> registry.Seam:
+        """Where it belongs.
+
+        Raises:
+            PluginError: it is neither.
+        """
+        if ":" in self.name:
+            measures = hasattr(registry.load("targets", self.name), "measure")
+            return "targets" if measures else "cost_models"
+        targets, models = registry.names("targets"), registry.names("cost_models")
+        if self.name in targets:
+            return "targets"
+        if self.name in models:
+            return "cost_models"
+        raise PluginError(f"unknown target {self.name!r}", fix=nearest(self.name, [*targets, *models]))
+
+    def settings(self) -> dict[str, Any]:
+        """Its options as JSON values, with their defaults.
+
+        Raises:
+            ConfigError: one of them is unknown or not valid.
+        """
+        schema = getattr(registry.load(self.seam, self.name), "Options", None)
+        if schema is None:
+            return dict(self.options)
+        found = registry.validate(schema, dict(self.options), f"options of {self.name!r}")
+        return dict(found.model_dump(mode="json"))
+
+    def make(self) -> Target:
+        """The target.
+
+        Raises:
+            UserError, Failure: it cannot be made.
+        """
+        try:
+            made = registry.create(self.seam, self.name, self.options)
+        except QSearchError:
+            raise
+        except Exception as error:  # a plug-in may fail in any way; the user needs its name and the reason
+            raise Failure(f"target {self.name!r} cannot be made", got=f"{type(error).__name__}: {error}") from error
+        target: Target = made if self.seam == "targets" else ModelTarget(made, self.settings())
+        units = target.units
+        words = isinstance(units, Mapping) and all(
+            isinstance(word, str) and word for pair in units.items() for word in pair
+        )
+        if not words or not units:
+            raise PluginError(f"units of target {self.name!r} must be a mapping {{metric: unit}}", got=repr(units))
+        return target
+
+
+def checked(reading: object, units: Mapping[str, str]) -> dict[str, float]:
+    """A reading that is what it should be.
+
+    Raises:
+        PluginError: it is no mapping, of other metrics, or of what is no finite number of at least 0.
+    """
+    if not isinstance(reading, Mapping):
+        raise PluginError("measure must return a mapping {metric: number}", got=type(reading).__name__)
+    if set(reading) != set(units):
+        raise PluginError(
+            f"a reading must give the metrics that have units: {', '.join(units)}",
+            got=", ".join(str(metric) for metric in reading) or "none",
+        )
+    for metric, value in reading.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise PluginError(f"{metric} must be a number", got=repr(value)[:100])
+        if not math.isfinite(value) or value < 0:
+            raise PluginError(f"{metric} must be finite and at least 0", got=float(value))
+    return {metric: float(reading[metric]) for metric in units}

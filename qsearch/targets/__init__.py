@@ -1,0 +1,1 @@
+"""Hardware that is really run, or simulated, one layer at a time; see :class:`qsearch.protocols.Target`."""
