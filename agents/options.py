@@ -13,7 +13,7 @@ from qsearch.registry import PluginOptions
 class AgentOptions(PluginOptions):
     """Where the agent begins, what it is rewarded for, when it ends, what it shows."""
 
-    init: str | None = None
+    init: Path | None = None
     """Run whose agent to begin with: its folder, ``runs/NAME``. The agent is copied into the folder of this run."""
     budget: Literal["project", "mask"] = "project"
     """How cost bounds are kept, see :mod:`qsearch.envs.base`."""

@@ -44,7 +44,7 @@ def save(model: BaseAlgorithm, folder: Path | None, name: str = "agent") -> None
         raise StorageError("the agent's folder must be writable", got=f"{folder}: {error}") from error
 
 
-def source(run: str, folder: Path | None, *names: str) -> Path:
+def source(run: Path, folder: Path | None, *names: str) -> Path:
     """The folder of the agent to begin with: a copy in the run's own, made when it begins; without one, the original.
 
     Args:
@@ -59,11 +59,13 @@ def source(run: str, folder: Path | None, *names: str) -> Path:
     own = None if folder is None else folder / INIT
     if own is not None and all((own / f"{name}.zip").is_file() for name in names):
         return own
-    origin = Path(run) / FOLDER
+    origin = run / FOLDER
     for name in names:
         if not (origin / f"{name}.zip").is_file():
             path = origin / f"{name}.zip"
-            raise ConfigError("option 'init' must name a run with a trained agent", got=run, fix=f"{path} must exist")
+            raise ConfigError(
+                "option 'init' must name a run with a trained agent", got=str(run), fix=f"{path} must exist"
+            )
     if own is None:
         return origin
     try:

@@ -54,8 +54,12 @@ def check(
 def measure(
     target: TargetArgument,
     workload: WorkloadOption = ["digits-resnet"],
-    weight_bits: Annotated[str | None, typer.Option(help="Only these: 4,8,32.  [default: all it runs at]")] = None,
-    activation_bits: Annotated[str | None, typer.Option(help="Only these.  [default: all it runs at]")] = None,
+    weight_bits: Annotated[
+        str | None, typer.Option(help="Only these.  [default: all it runs at; of more than six 2,4,8,32]")
+    ] = None,
+    activation_bits: Annotated[
+        str | None, typer.Option(help="Only these.  [default: all it runs at; of more than six 2,4,8,32]")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Readings of each layer; one where it is deterministic.")] = 20,
     warm_up: Annotated[int, typer.Option(min=0, help="Readings thrown away before.")] = 5,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one layer at one pair of bits.")] = 120.0,
@@ -84,15 +88,27 @@ def measure(
 def fit(
     target: TargetArgument,
     workload: WorkloadOption = ["digits-resnet"],
-    samples: Annotated[int, typer.Option(min=2, help="Measurements to learn from, at most.")] = 50,
-    acquire: Annotated[str, typer.Option(help="variance, ei, ehvi or random.")] = "variance",
+    samples: Annotated[
+        int, typer.Option(help="Measurements to learn from, at most; fewer where there are not so many.")
+    ] = 50,
+    acquire: Annotated[
+        str,
+        typer.Option(
+            help="variance: good everywhere; ei: finds the cheapest setting of a layer; ehvi: the front of such"
+            " settings, of several metrics; random. ei and ehvi learn little of the rest."
+        ),
+    ] = "variance",
     error: Annotated[float | None, typer.Option(help="Stop at this median relative error on held-out points.")] = None,
-    held_out: Annotated[int, typer.Option(min=0, help="Points measured to judge by, not to learn from.")] = 20,
+    held_out: Annotated[int, typer.Option(min=0, help="Points measured to judge by; a quarter of a small pool.")] = 20,
     source: Annotated[Path | None, typer.Option(help="A fitted surrogate of another target to transfer from.")] = None,
     per_kind: Annotated[bool, typer.Option("--per-kind", help="One model for each kind of layer.")] = False,
-    weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 4,8,32.")] = "2-8",
-    activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 8,32.")] = "2-8",
-    seed: Annotated[int, typer.Option(help="Of the start and of ties.")] = 0,
+    weight_bits: Annotated[
+        str | None, typer.Option(help="Only these.  [default: all it runs at; of more than six 2-8]")
+    ] = None,
+    activation_bits: Annotated[
+        str | None, typer.Option(help="Only these.  [default: all it runs at; of more than six 2-8]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of held-out points, start, draws and folds.")] = 0,
     set_: OptionOption = [],
     output: FolderOption = None,
     as_json: JsonOption = False,
@@ -109,8 +125,8 @@ def fit(
         held_out=held_out,
         source=source,
         per_kind=per_kind,
-        weight_bits=tuple(arguments.bits(weight_bits)),
-        activation_bits=tuple(arguments.bits(activation_bits)),
+        weight_bits=None if weight_bits is None else tuple(arguments.bits(weight_bits)),
+        activation_bits=None if activation_bits is None else tuple(arguments.bits(activation_bits)),
         seed=seed,
         options=tuple(set_),
         output=output,

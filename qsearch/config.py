@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from qsearch import registry
-from qsearch.errors import ConfigError, StorageError
+from qsearch.errors import ConfigError, PluginError, StorageError
 from qsearch.files import write_atomically
 from qsearch.oracle import Budget
 from qsearch.problem import Constraint, Direction, Objective
@@ -232,9 +233,11 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
     """
     sweep: Sweep = registry.validate(Sweep, value, where)
     updates: dict[str, Any] = {
-        key: _located(getattr(sweep, key), folder) for key in ("workload", "hardware", "evaluator")
+        "workload": _located("workloads", sweep.workload, folder),
+        "hardware": _located("cost_models", sweep.hardware, folder),
+        "evaluator": _located("evaluators", sweep.evaluator, folder),
+        "searcher": tuple(_located("searchers", searcher, folder) for searcher in sweep.searcher),
     }
-    updates["searcher"] = tuple(_located(searcher, folder) for searcher in sweep.searcher)
     updates["storage"] = None if sweep.storage is None else _absolute_storage(sweep.storage)
     return sweep.model_copy(update=updates)
 
@@ -274,22 +277,32 @@ def changed(value: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     return value
 
 
-def _located(plugin: PluginConfig, folder: Path) -> PluginConfig:
-    """A plug-in with every path, in its name and its options, made absolute: a run can be resumed from anywhere."""
-    return PluginConfig(name=_absolute(plugin.name, folder), options=_absolute(plugin.options, folder))
+def _located(seam: registry.Seam, plugin: PluginConfig, folder: Path) -> PluginConfig:
+    """A plug-in with the files and folders that it is named by, and reads, by absolute path: a run resumes from anywhere."""
+    name, options = _class_file(plugin.name, folder), _class_file(plugin.options, folder)
+    there = {key: found for key, value in options.items() if (found := _existing(value, folder)) is not None}
+    if there:  # only then, as it takes importing the plug-in
+        with suppress(PluginError):  # it is told when the plug-in is made
+            options |= {key: there[key] for key in registry.path_options(seam, name) & there.keys()}
+    return PluginConfig(name=name, options=options)
 
 
-def _absolute(value: Any, folder: Path) -> Any:
-    """``file.py:Class``, and strings with a slash or a suffix that name a file or a folder, by absolute path."""
+def _class_file(value: Any, folder: Path) -> Any:
+    """Every ``file.py:Class`` by absolute path."""
     if isinstance(value, dict):
-        return {key: _absolute(inner, folder) for key, inner in value.items()}
+        return {key: _class_file(inner, folder) for key, inner in value.items()}
     if not isinstance(value, str):
         return value
-    location, colon, name = value.rpartition(":") if re.search(r"\.py:\w+$", value) else (value, "", "")
-    if not ("/" in location or Path(location).suffix):
-        return value  # a name, though a folder of that name may stand here
-    found = [path for path in (folder / location, Path(location)) if path.exists()]
-    return f"{found[0].resolve()}{colon}{name}" if found else value
+    location, _, name = value.rpartition(":")
+    found = _existing(location, folder) if location.endswith(".py") else None
+    return value if found is None else f"{found}:{name}"
+
+
+def _existing(value: Any, folder: Path) -> str | None:
+    """The absolute path of a file or folder of this name: beside the campaign file, else in the working folder."""
+    if not isinstance(value, str) or not value:
+        return None
+    return next((str(path.resolve()) for path in (folder / value, Path(value)) if path.exists()), None)
 
 
 def sqlite_url(path: Path, driver: str = "") -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,34 @@ from typing import Any
 import numpy as np
 
 from qsearch.errors import SpaceError, StorageError
-from qsearch.files import write_atomically
 from qsearch.layers import Layer
 
 log = logging.getLogger(__name__)
 
 FILE = "measurements.jsonl"
-TABLE = "table.csv"
 FORMAT = 1
 
-QUARTILES = 1.3489795
-"""Interquartile range of a normal distribution, in standard deviations."""
+_BEGINNING = f'{{"format":{FORMAT},"target":'.encode()
+"""What the file begins with."""
 
 Point = tuple[Layer, int, int]
 """A layer, its weight bits and its activation bits."""
 
 
 def geometry(layer: Layer) -> Layer:
-    """A layer without what its cost on a target cannot depend on: its name, and what others keep alive meanwhile."""
+    """A layer without what its cost on hardware cannot depend on: its name, and what others keep alive meanwhile."""
     return replace(layer, name="", alive=0)
+
+
+def unnamed(layer: Layer) -> Layer:
+    """A layer without its name. Cost models know what others keep alive: working memory depends on it."""
+    return replace(layer, name="")
+
+
+def short_name(target: str) -> str:
+    """A target's name, the same from whatever folder it is asked for: of ``path/to/file.py:Class`` ``file.py:Class``."""
+    location, colon, attribute = target.rpartition(":")
+    return f"{Path(location).name}{colon}{attribute}" if location.endswith(".py") else target
 
 
 @dataclass(frozen=True)
@@ -65,16 +74,16 @@ class Measurement:
     failure: str = ""
 
     @property
-    def point(self) -> Point:
-        """What was measured; layers of one geometry are one point."""
-        return geometry(self.layer), self.weight_bits, self.activation_bits
+    def repeats(self) -> int:
+        """How many readings there are; 0 where it failed."""
+        return min(map(len, self.readings.values()), default=0)
 
     def value(self, metric: str) -> float:
         """The median reading."""
         return float(np.median(self.readings[metric]))
 
     def spread(self, metric: str) -> float:
-        """Interquartile range of the readings; 0 of a single one."""
+        """Interquartile range of the readings, not a standard deviation; 0 of a single one."""
         low, high = np.percentile(self.readings[metric], (25, 75))
         return float(high - low)
 
@@ -84,36 +93,47 @@ class Subject:
     """What a store is about; one store never holds measurements of two.
 
     Attributes:
-        target: the target's name.
+        target: the target's :func:`short_name`.
         options: its options, with their defaults.
-        units, definitions: see :class:`qsearch.protocols.Target`.
+        units, definitions, maxima: see :class:`qsearch.protocols.Target`.
+        source: digest of the file that holds the target's class; empty where it was installed.
     """
 
     target: str
     options: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     definitions: Mapping[str, str] = field(default_factory=dict)
+    maxima: tuple[str, ...] = ()
+    source: str = ""
+
+
+_LATER = ("maxima", "source")
+"""What headers of older files do not say: they fit whatever it is."""
 
 
 class MeasurementStore:
-    """The measurements in a folder. The folder is made with the first of them.
+    """The measurements in a folder. The folder is made, and the file written, with the first that is added.
+
+    Whoever adds must be the only one who does; reading needs no lock, as lines are only ever appended.
 
     Args:
         folder: holds ``measurements.jsonl``.
         subject: what is measured here.
         version: of qsearch, for the record.
+        key: a layer without what its cost cannot depend on; layers of one key are measured once.
 
     Raises:
         StorageError: the file is damaged, of another format, or about another subject. A last line that was cut off is
-            dropped with a warning.
+            passed over; the next :meth:`add` drops it, with a warning.
     """
 
-    def __init__(self, folder: Path, subject: Subject, version: str = "") -> None:
-        self.folder, self.subject, self._version = folder, subject, version
+    def __init__(
+        self, folder: Path, subject: Subject, version: str = "", key: Callable[[Layer], Layer] = geometry
+    ) -> None:
+        self.folder, self.subject, self.key, self._version = folder, subject, key, version
         self._found: dict[Point, Measurement] = {}
-        self._begun = False
-        if self.path.is_file():
-            self._read()
+        self._begun, self._cut, self._end = False, False, 0
+        self.read()
 
     @property
     def path(self) -> Path:
@@ -127,12 +147,12 @@ class MeasurementStore:
 
     @property
     def failures(self) -> list[Measurement]:
-        """Those that failed and were not measured since."""
+        """Those that failed and have no readings from another time."""
         return [found for found in self._found.values() if found.failure]
 
     def find(self, layer: Layer, weight_bits: int, activation_bits: int) -> Measurement | None:
-        """The measurement of a layer of this geometry, under the layer's own name; None if none, or it failed."""
-        found = self._found.get((geometry(layer), weight_bits, activation_bits))
+        """The last measurement of a layer of this geometry, under the layer's own name; None if none, or it failed."""
+        found = self._found.get((self.key(layer), weight_bits, activation_bits))
         return None if found is None or found.failure else replace(found, layer=layer)
 
     def add(self, measurement: Measurement) -> None:
@@ -143,6 +163,7 @@ class MeasurementStore:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._drop_cut_line()
             with self.path.open("a", encoding="utf-8") as file:
                 if not self._begun:
                     file.write(_line({"format": FORMAT, **asdict(self.subject), "qsearch": self._version}))
@@ -150,40 +171,70 @@ class MeasurementStore:
         except OSError as error:
             raise StorageError("measurements must be kept as they end", got=f"{self.path}: {error}") from error
         self._begun = True
-        self._found[measurement.point] = measurement
+        self._keep(measurement)
 
-    def _read(self) -> None:
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise StorageError("measurements must be readable", got=f"{self.path}: {error}") from error
+    def read(self) -> None:
+        """Read the file, again if others have written to it. Nothing is written.
+
+        Raises:
+            StorageError: as the class.
+        """
+        self._found.clear()
+        content = self._content()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            log.warning("%s: dropped its last line, which was cut off", self.path)
-            write_atomically(self.path, whole)
-        lines = whole.split(b"\n")[:-1]
-        self._begun = bool(lines)
-        for number, line in enumerate(lines, start=1):
+        self._end, self._cut = len(whole), len(whole) < len(content)
+        self._begun = bool(whole)
+        if not whole and not (_BEGINNING.startswith(content) or content.startswith(_BEGINNING)):
+            raise StorageError(
+                f"{self.path} must hold measurements", got=repr(content[:40]), fix="measure into another folder"
+            )
+        for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
             try:
+                value = json.loads(line)
                 if number == 1:
-                    self._check_header(json.loads(line))
+                    self._check_header(value)
                 else:
-                    found = _measurement(json.loads(line), self.subject.units)
-                    self._found[found.point] = found
-            except (ValueError, TypeError, KeyError, AttributeError, SpaceError) as error:
+                    self._keep(_measurement(value, self.subject.units))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SpaceError) as error:
                 raise StorageError(
                     f"{self.path}, line {number}, is damaged",
                     got=f"{type(error).__name__}: {error}"[:200],
-                    fix="take the line out, or measure into another folder",
+                    fix=("" if number == 1 else "take the line out, or ") + "measure into another folder",
                 ) from error
+
+    def _content(self) -> bytes:
+        try:
+            return self.path.read_bytes() if self.path.is_file() else b""
+        except OSError as error:
+            raise StorageError("measurements must be readable", got=f"{self.path}: {error}") from error
+
+    def _keep(self, found: Measurement) -> None:
+        """The last one holds, but a failure does not take readings away."""
+        point = (self.key(found.layer), found.weight_bits, found.activation_bits)
+        if not found.failure or point not in self._found or self._found[point].failure:
+            self._found[point] = found
+
+    def _drop_cut_line(self) -> None:
+        if self._cut:
+            log.warning("%s: dropped its last line, which was cut off", self.path)
+            with self.path.open("r+b") as file:
+                file.truncate(self._end)
+            self._cut = False
 
     def _check_header(self, header: Mapping[str, Any]) -> None:
         ours = {"format": FORMAT, **json.loads(json.dumps(asdict(self.subject)))}
         for key, value in ours.items():
-            if header[key] != value:
+            there = header.get(key, value) if key in _LATER else header[key]
+            there = short_name(there) if key == "target" else there
+            if key == "source" and there != value:
+                raise StorageError(
+                    f"{self.path} holds measurements of {self.subject.target}, whose file has changed since",
+                    fix="measure into another folder, or remove this one",
+                )
+            if there != value:
                 raise StorageError(
                     f"{self.path} holds other measurements",
-                    got=f"{key} {header[key]!r} there, {value!r} here",
+                    got=f"{key} {there!r} there, {value!r} here",
                     fix="measure into another folder",
                 )
 
@@ -211,39 +262,3 @@ def _measurement(value: dict[str, Any], units: Mapping[str, str]) -> Measurement
     if not all(isinstance(bits, int) and 0 <= bits <= 32 for bits in (found.weight_bits, found.activation_bits)):
         raise ValueError("bits must be within 0..32")
     return found
-
-
-def table_csv(layers: Sequence[Layer], store: MeasurementStore) -> str:
-    """What is known of these layers, as the cost model ``lut`` reads it: a row per layer and pair of bits.
-
-    Columns: layer, weight_bits, activation_bits, and for each metric with its unit the median of the readings and their
-    standard deviation, as a quarter of outliers leaves it: ``latency [s]``, ``latency spread [s]``. Numbers are exact.
-    """
-    units = store.subject.units
-    columns = [f"{metric}{what} [{unit}]" for metric, unit in units.items() for what in ("", " spread")]
-    rows = [",".join(["layer", "weight_bits", "activation_bits", *columns])]
-    for layer in layers:
-        for found in sorted(_of(layer, store.all), key=lambda one: (one.weight_bits, one.activation_bits)):
-            numbers = [repr(one) for metric in units for one in (found.value(metric), found.spread(metric) / QUARTILES)]
-            rows.append(",".join([_quoted(layer.name), str(found.weight_bits), str(found.activation_bits), *numbers]))
-    return "\n".join(rows) + "\n"
-
-
-def write_table(path: Path, layers: Sequence[Layer], store: MeasurementStore) -> None:
-    """Write :func:`table_csv`, whole or not at all.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    try:
-        write_atomically(path, table_csv(layers, store).encode())
-    except OSError as error:
-        raise StorageError("the table of measurements must be writable", got=f"{path}: {error}") from error
-
-
-def _of(layer: Layer, measurements: Iterable[Measurement]) -> list[Measurement]:
-    return [found for found in measurements if geometry(found.layer) == geometry(layer)]
-
-
-def _quoted(name: str) -> str:
-    return f'"{name.replace(chr(34), chr(34) * 2)}"' if any(letter in name for letter in ',"\n') else name

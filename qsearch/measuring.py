@@ -8,10 +8,12 @@ the next bench.
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +24,18 @@ from filelock import FileLock, Timeout
 from qsearch.assignment import FLOAT_BITS
 from qsearch.errors import ConfigError, Failure, PluginError, StorageError
 from qsearch.layers import Layer
-from qsearch.measurements import Measurement, MeasurementStore, Point, Subject, geometry
-from qsearch.target_plugin import Plugin
+from qsearch.measurements import (
+    Measurement,
+    MeasurementStore,
+    Point,
+    Subject,
+    geometry,
+    short_name,
+    unnamed,
+)
+from qsearch.target_plugin import ModelTarget, Plugin, ask
 from qsearch.target_process import Answer, TargetProcess
+from qsearch.units import check_columns
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +56,7 @@ class Bench:
         options: its options.
         folder: where measurements are kept.
         repeats, warm_up: readings of a point, and those before that are thrown away; a deterministic target gives one.
+            A point that is known from fewer readings is measured again.
         timeout: seconds that a point may take, warm-up included.
 
     Attributes:
@@ -52,8 +64,10 @@ class Bench:
         store: what was measured, by this bench or earlier.
 
     Raises:
-        UserError: an unknown target, or options that are not valid.
-        StorageError: the folder holds measurements of something else, or damaged ones.
+        UserError: an unknown target, options that are not valid, or a unit that no table can hold.
+        Failure: the target raised an error of its own.
+        StorageError: the folder holds measurements of something else, of another state of the target's file, or damaged
+            ones.
     """
 
     def __init__(
@@ -68,13 +82,15 @@ class Bench:
         plugin = Plugin(name, dict(options))
         self.name, self.folder = name, folder
         self.target = plugin.make()
-        self.store = MeasurementStore(folder, self._subject(plugin), metadata.version("qsearch"))
+        check_columns(self.units, f"target {name!r}")
+        self._machine, self._versions = machine(), self._read_versions()
+        self.store = MeasurementStore(folder, self._subject(plugin), metadata.version("qsearch"), self.geometry)
         self._repeats, self._warm_up = (1, 0) if self.deterministic else (repeats, warm_up)
         self._timeout = timeout
         self._process = TargetProcess(plugin)
-        self._machine, self._versions = machine(), self._read_versions()
         self._failed: dict[Point, Measurement] = {}
         self._deaths = 0
+        self._made: list[Path] = []
         self._lock = FileLock(folder / ".measuring.lock")
 
     @property
@@ -88,32 +104,62 @@ class Bench:
         return getattr(self.target, "definitions", {})
 
     @property
+    def maxima(self) -> frozenset[str]:
+        """Metrics of which a network has the greatest of its layers'."""
+        return frozenset(getattr(self.target, "maxima", ()))
+
+    @property
     def deterministic(self) -> bool:
         """Whether one reading says all."""
         return bool(getattr(self.target, "deterministic", False))
 
+    def geometry(self, layer: Layer) -> Layer:
+        """A layer without what its cost cannot depend on: layers that are equal then are measured once."""
+        return unnamed(layer) if isinstance(self.target, ModelTarget) else geometry(layer)
+
     def __enter__(self) -> Bench:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise StorageError("only one process may measure into a folder", got=str(self.folder)) from None
+        except OSError as error:
+            raise StorageError("measurements must be kept in a folder", got=f"{self.folder}: {error}") from error
+        try:
+            self.store.read()  # others may have added to it until now
+        except StorageError:
+            self._release()
+            raise
         self._warn_of_others()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.stop()
+        self._release()
+
+    def _release(self) -> None:
+        """Let others measure; a folder into which nothing was written goes, if this bench made it."""
+        made = self._made and not self.store.path.exists()
+        if made:
+            with suppress(OSError):  # not every system lets go of a file that is open
+                Path(self._lock.lock_file).unlink()
         self._lock.release()
+        if made:
+            with suppress(OSError):  # somebody else put something into it
+                for folder in self._made:
+                    folder.rmdir()
 
     def precisions(self, layer: Layer) -> tuple[Pair, ...]:
         """Pairs of weight and activation bits at which the target runs a layer; none where it cannot.
 
         Raises:
             PluginError: the target gives something else.
+            Failure: it raised an error of its own.
         """
-        found = self.target.precisions(layer)
+        found = ask(self.name, "must say at which bits it runs a layer", lambda: self.target.precisions(layer))
         try:
-            pairs = tuple((int(weight), int(activation)) for weight, activation in found)
+            pairs = tuple((operator.index(weight), operator.index(activation)) for weight, activation in found)
         except (TypeError, ValueError):
             raise PluginError("precisions must be pairs of weight and activation bits", got=repr(found)[:100]) from None
         wrong = [pair for pair in pairs if not (1 <= pair[0] <= FLOAT_BITS and 1 <= pair[1] <= FLOAT_BITS)]
@@ -124,7 +170,9 @@ class Bench:
     def known(self, layer: Layer, weight_bits: int, activation_bits: int) -> Measurement | None:
         """What :meth:`measure` would answer without measuring; None where it would measure."""
         found = self.store.find(layer, weight_bits, activation_bits)
-        return found or self._failed.get((geometry(layer), weight_bits, activation_bits))
+        if found is not None and found.repeats >= self._repeats:
+            return found
+        return self._failed.get((self.geometry(layer), weight_bits, activation_bits))
 
     def measure(self, layer: Layer, weight_bits: int, activation_bits: int) -> Measurement:
         """A measurement: a known one, or a new one, which is kept. One that fails has no readings, but a ``failure``.
@@ -150,7 +198,7 @@ class Bench:
         found = self._measurement((layer, weight_bits, activation_bits), answer, time.perf_counter() - start)
         self.store.add(found)
         if found.failure:
-            self._failed[found.point] = found
+            self._failed[self.geometry(layer), weight_bits, activation_bits] = found
         self._deaths = self._deaths + 1 if answer.died else 0
         if self._deaths >= MAX_DEATHS:
             raise Failure(
@@ -175,15 +223,20 @@ class Bench:
         )
 
     def _subject(self, plugin: Plugin) -> Subject:
-        return Subject(plugin.name, plugin.settings(), dict(self.units), dict(self.definitions))
+        return Subject(
+            target=short_name(plugin.name),
+            options=plugin.settings(),
+            units=dict(self.units),
+            definitions=dict(self.definitions),
+            maxima=tuple(sorted(self.maxima)),
+            source=plugin.source(),
+        )
 
     def _read_versions(self) -> dict[str, str]:
-        try:
-            return {str(name): str(text) for name, text in self.target.versions().items()}
-        except AttributeError:
-            raise PluginError(
-                "versions must return a mapping of words", got=type(self.target.versions()).__name__
-            ) from None
+        found = ask(self.name, "must say its versions", self.target.versions)
+        if not isinstance(found, Mapping):
+            raise PluginError("versions must return a mapping of words", got=type(found).__name__)
+        return {str(name): str(text) for name, text in found.items()}
 
     def _warn_of_others(self) -> None:
         """Say where earlier measurements were taken elsewhere or with other versions: they are used all the same."""

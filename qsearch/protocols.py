@@ -108,6 +108,9 @@ class Target(Protocol):
     definitions: Mapping[str, str] = {}
     """As of a :class:`CostModel`."""
 
+    maxima: Collection[str] = frozenset()
+    """As of a :class:`CostModel`: metrics of which a network has the greatest of its layers', {"peak_memory"}."""
+
     deterministic: bool = False
     """Whether one reading says all, as of a simulator."""
 
@@ -122,6 +125,10 @@ class Target(Protocol):
     def measure(self, layer: Layer, weight_bits: int, activation_bits: int) -> Mapping[str, float]:
         """One reading: metric → cost of one forward pass of the layer, all its uses."""
         ...
+
+    def floor(self) -> Mapping[str, float]:
+        """Metric → what a call costs that computes nothing, where that is known. Readings contain it."""
+        return {}
 
 
 class Workload(Protocol):

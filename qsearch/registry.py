@@ -84,6 +84,8 @@ def load(seam: Seam, name: str) -> type[Any]:
         raise PluginError(f"unknown {_SHAPES[seam].singular} {name!r}", fix=nearest(name, names(seam)))
     try:
         found = _entries(seam)[name].load()
+    except PluginError:  # it says itself what it lacks
+        raise
     except Exception as error:  # a plug-in may fail to import in any way; the user needs its name and the reason
         raise PluginError(f"plug-in {name!r} cannot be imported", got=f"{type(error).__name__}: {error}") from error
     return _as_class(found, name)
@@ -107,6 +109,17 @@ def create(seam: Seam, name: str, options: Mapping[str, Any] | None = None, *con
         made = plugin(*context, validate(schema, options or {}, f"options of {name!r}"))
     _check_fit(name, shape, [key for key in shape.attributes if not hasattr(made, key)])
     return made
+
+
+def path_options(seam: Seam, name: str) -> set[str]:
+    """The options of a plug-in that are files or folders: those with a ``Path`` in their type.
+
+    Raises:
+        PluginError: unknown, or it cannot be imported.
+    """
+    schema: type[BaseModel] | None = getattr(load(seam, name), "Options", None)
+    fields = schema.model_fields if schema is not None else {}
+    return {key for key, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))}
 
 
 def _missing_methods(plugin: type[Any], shape: _Shape) -> list[str]:

@@ -70,6 +70,7 @@ class Remeasured(_Record):
         assignments: best first, 8 bits everywhere last.
         missing: layer → why it was not measured.
         machine, date: of the last measurement.
+        floor: metric → what the calls alone cost, for all layers that were measured, where the target knows.
     """
 
     target: str
@@ -83,6 +84,7 @@ class Remeasured(_Record):
     missing: dict[str, str]
     machine: str
     date: str
+    floor: dict[str, float] = {}
 
     def comparable(self, metric: str) -> bool:
         """Whether predicted and measured are the same quantity: unit and definition agree."""

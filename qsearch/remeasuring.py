@@ -24,7 +24,8 @@ from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import ConfigError, Failure
 from qsearch.layers import Layer
-from qsearch.measurements import QUARTILES, Measurement, Point
+from qsearch.measured_table import QUARTILES
+from qsearch.measurements import Measurement, Point
 from qsearch.measuring import Bench, Pair, holding, measure_points
 from qsearch.problem import minimised
 from qsearch.protocols import CostModel
@@ -70,6 +71,7 @@ def remeasure(
     missing = _missing(bench, run.info.layers, [assignment for _, assignment, _ in asked])
     if len(missing) == len(run.info.layers):
         raise Failure(f"target {bench.name!r} must measure some layer", got="; ".join(sorted(set(missing.values()))))
+    calls = sum(layer.uses for layer in run.info.layers if layer.name not in missing)
     found = Remeasured(
         target=bench.name,
         options=dict(bench.store.subject.options),
@@ -82,9 +84,16 @@ def remeasure(
         missing=missing,
         machine=taken[-1].machine,
         date=max(one.date for one in taken),
+        floor={metric: calls * cost for metric, cost in floor_of(bench).items() if metric in metrics},
     )
     write(bench.folder / FILE, found)
     return found
+
+
+def floor_of(bench: Bench) -> dict[str, float]:
+    """Metric → what a call costs that computes nothing, of a target that has a method ``floor``; empty otherwise."""
+    floor: Callable[[], Mapping[str, float]] = getattr(bench.target, "floor", dict)
+    return dict(floor())
 
 
 def shared_metrics(run: Run, bench: Bench, model: CostModel) -> list[str]:

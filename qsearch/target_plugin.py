@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import product
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import Failure, PluginError, QSearchError, nearest
+from qsearch.files import content_digest
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel, Target
+
+T = TypeVar("T")
 
 _MODEL_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
 
@@ -28,6 +33,7 @@ class ModelTarget(Target):
         self._model, self._options = model, options
         self.units = model.units
         self.definitions = getattr(model, "definitions", {})
+        self.maxima = getattr(model, "maxima", frozenset())
 
     def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
         """Every pair of 1..8, 16 and 32 bits; whether the model answers at each shows when it is asked."""
@@ -75,6 +81,19 @@ class Plugin:
             return "cost_models"
         raise PluginError(f"unknown target {self.name!r}", fix=nearest(self.name, [*targets, *models]))
 
+    def source(self) -> str:
+        """Digest of the file that holds its class; empty where it was installed. What that imports does not enter.
+
+        Raises:
+            PluginError: the file cannot be read.
+        """
+        if ":" not in self.name:
+            return ""
+        try:
+            return content_digest([Path(inspect.getfile(registry.load(self.seam, self.name)))])
+        except (OSError, TypeError) as error:  # TypeError: a class that was not read from a file
+            raise PluginError(f"the file of target {self.name!r} must be readable", got=str(error)) from error
+
     def settings(self) -> dict[str, Any]:
         """Its options as JSON values, with their defaults.
 
@@ -93,20 +112,53 @@ class Plugin:
         Raises:
             UserError, Failure: it cannot be made.
         """
-        try:
-            made = registry.create(self.seam, self.name, self.options)
-        except QSearchError:
-            raise
-        except Exception as error:  # a plug-in may fail in any way; the user needs its name and the reason
-            raise Failure(f"target {self.name!r} cannot be made", got=f"{type(error).__name__}: {error}") from error
+        made = ask(self.name, "cannot be made", lambda: registry.create(self.seam, self.name, self.options))
         target: Target = made if self.seam == "targets" else ModelTarget(made, self.settings())
-        units = target.units
-        words = isinstance(units, Mapping) and all(
-            isinstance(word, str) and word for pair in units.items() for word in pair
-        )
-        if not words or not units:
-            raise PluginError(f"units of target {self.name!r} must be a mapping {{metric: unit}}", got=repr(units))
+        ask(self.name, "must say what it measures", lambda: _check_said(self.name, target))
         return target
+
+
+def ask(name: str, rule: str, question: Callable[[], T]) -> T:
+    """A target's answer; whatever it raises of its own becomes one clear line.
+
+    Raises:
+        Failure: it raised something.
+    """
+    try:
+        return question()
+    except QSearchError:
+        raise
+    except Exception as error:  # a plug-in may fail in any way; the user needs its name and the reason
+        raise Failure(f"target {name!r} {rule}", got=f"{type(error).__name__}: {error}") from error
+
+
+def _check_said(name: str, target: Target) -> None:
+    """Units, definitions and maxima are what they should be.
+
+    Raises:
+        PluginError: one of them is not.
+    """
+    units, definitions = target.units, getattr(target, "definitions", {})
+    if not _words(units) or not units:
+        raise PluginError(f"units of target {name!r} must be a mapping {{metric: unit}}", got=repr(units)[:100])
+    if not _words(definitions) or not set(definitions) <= set(units):
+        raise PluginError(
+            f"definitions of target {name!r} must be a mapping {{metric: words}}, of metrics that have units",
+            got=repr(definitions)[:100],
+            fix=f"its metrics: {', '.join(units)}",
+        )
+    maxima = getattr(target, "maxima", ())
+    if isinstance(maxima, str) or not isinstance(maxima, Collection) or not set(maxima) <= set(units):
+        raise PluginError(
+            f"maxima of target {name!r} must be metrics that have units",
+            got=repr(maxima)[:100],
+            fix=f"its metrics: {', '.join(units)}",
+        )
+
+
+def _words(found: object) -> bool:
+    """Whether it is a mapping of words to words."""
+    return isinstance(found, Mapping) and all(isinstance(word, str) and word for pair in found.items() for word in pair)
 
 
 def checked(reading: object, units: Mapping[str, str]) -> dict[str, float]:

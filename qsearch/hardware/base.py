@@ -131,4 +131,37 @@ class VectorCostModel(CostModel):
                 raise SpaceError(
                     f"bits of layer {layer.name!r} must be within 0..{FLOAT_BITS}", got=low if low < 0 else high
                 )
-        return self.layer_costs(layer, weight.astype(np.int64, copy=False), activation.astype(np.int64, copy=False))
+        costs = self.layer_costs(layer, weight.astype(np.int64, copy=False), activation.astype(np.int64, copy=False))
+        _check_answer(layer, costs, len(activation))
+        return costs
+
+
+def _check_answer(layer: Layer, costs: object, batch: int) -> None:
+    """What a user's ``layer_costs`` returned.
+
+    Raises:
+        CostModelError: no mapping, or a cost that is no array of a number for each assignment.
+    """
+    fix = 'return {"latency": seconds} with a number for each assignment in seconds'
+    if not isinstance(costs, Mapping):
+        raise CostModelError("layer_costs must return a mapping {metric: array}", got=_what(costs), fix=fix)
+    for metric, value in costs.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.shape != (batch,):
+            raise CostModelError(
+                f"layer_costs must give {metric} of layer {layer.name!r} as a NumPy array of shape ({batch},)",
+                got=_what(value),
+                fix=fix,
+            )
+
+
+def _what(value: object) -> str:
+    """A value as a reader would name it, not the whole of it."""
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}".removeprefix("builtins ")
+    return (
+        f"{kind} {repr(value)[:40]}"
+        if shape is None
+        else f"{kind} of shape {tuple(shape)}, {getattr(value, 'dtype', '')}"
+    )

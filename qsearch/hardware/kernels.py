@@ -38,9 +38,11 @@ def count_at_least(weight_bits: BitArray, kernels: int, thresholds: Sequence[int
     by_kernel = np.ascontiguousarray(weight_bits.astype(np.int8).T)
     share = kernels if len(by_kernel) == 1 else 1
     counter = np.int16 if kernels <= np.iinfo(np.int16).max else np.int64
-    counts = np.empty((len(thresholds), len(weight_bits)), dtype=np.int64)
+    counts = np.zeros((len(thresholds), len(weight_bits)), dtype=np.int64)
+    highest = by_kernel.max(initial=0)
     for index, bits in enumerate(thresholds):
-        counts[index] = np.add.reduce(by_kernel >= bits, axis=0, dtype=counter)
+        if bits <= highest:
+            counts[index] = np.add.reduce(by_kernel >= bits, axis=0, dtype=counter)
     return share * counts
 
 

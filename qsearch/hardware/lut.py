@@ -15,12 +15,14 @@ Between the entries a rule that is named answers, and beyond them none does:
     wider     T(w, a) = min { E(w', a') : w' ≥ w, a' ≥ a }                hardware runs at what it has
 
 ``wider`` takes each metric by itself. It makes any table non-decreasing, and lets one with few entries answer: with
-(4, 32), (8, 8) and (32, 32), 6-bit weights and 8-bit inputs run at the cheaper of (8, 8) and (32, 32).
+(4, 32), (8, 8) and (32, 32), 6-bit weights and 8-bit inputs run at the cheaper of (8, 8) and (32, 32). A layer without
+weights left, w = 0, costs nothing by any rule, unless the table has entries there.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -33,7 +35,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.errors import ConfigError, DataError
+from qsearch.errors import ConfigError, DataError, nearest
 from qsearch.hardware.constants import Constant
 from qsearch.hardware.lut_files import Entries, read_csv, read_names, read_npy
 from qsearch.hardware.tabulated import KernelRule, Table, Tabulated
@@ -44,9 +46,6 @@ from qsearch.trial import Cost
 log = logging.getLogger(__name__)
 
 Rule = Literal["none", "linear", "wider"]
-
-_MAXIMA = frozenset({"peak_memory"})
-"""Metrics of which a network has the greatest of its layers'."""
 
 
 class LookUpTable(Tabulated):
@@ -72,16 +71,17 @@ class LookUpTable(Tabulated):
         kernels: KernelRule = "highest"
         """A layer whose kernels differ runs at the highest of their bits, or costs their mean."""
         definition: str = Field(default="", max_length=200)
-        """What an energy counts and who measured it; tables defined differently never share an axis."""
+        """What an energy counts and who measured it, instead of what the file says; differing ones share no axis."""
+        maxima: tuple[str, ...] = ("peak_memory",)
+        """Metrics of which a network has the greatest of its layers', not their sum."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.kernels = options.kernels
         self.entries = _read(options)
         self.units = dict(self.entries.units)
-        self.maxima = _MAXIMA & set(self.units)
-        said = options.definition or f"table {options.path.name}"
-        self.definitions = {metric: said for metric, unit in self.units.items() if unit not in {"s", "byte"}}
+        self.maxima = _maxima(options, self.units)
+        self.definitions = _definitions(options, self.entries)
         if options.interpolation != "wider":
             for layer in self.entries.costs:
                 _check_grid(self.entries, layer)
@@ -134,10 +134,11 @@ class LookUpTable(Tabulated):
     def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
         """Cost of a network. Its deviation is the root of the sum of the layers' squared spreads, for metrics that have one.
 
-        That takes the layers' readings to be independent of each other.
+        That takes the layers' readings to be independent of each other. Layers whose rows are the same throughout, costs
+        and spreads, share one measurement, which errs for all of them alike: their spreads are added first.
         """
         cost = super().estimate(layers, assignment)
-        squares: dict[str, float] = {}
+        sums: dict[tuple[str, str], float] = {}
         for layer in layers:
             weight = assignment.vector(layer.weight_site, layer.kernels)[None]
             activation = np.atleast_1d(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
@@ -145,8 +146,18 @@ class LookUpTable(Tabulated):
             for metric, spread in spreads.items():
                 if metric in self.maxima:
                     continue
-                squares[metric] = squares.get(metric, 0.0) + float(spread[0]) ** 2
+                shared = (metric, self._first_alike[layer.name])
+                sums[shared] = sums.get(shared, 0.0) + float(spread[0])
+        squares: dict[str, float] = {}
+        for (metric, _), together in sums.items():
+            squares[metric] = squares.get(metric, 0.0) + together**2
         return Cost(cost.totals, cost.units, cost.layers, {metric: total**0.5 for metric, total in squares.items()})
+
+    @cached_property
+    def _first_alike(self) -> dict[str, str]:
+        """Layer → the first layer whose rows are the same throughout."""
+        first: dict[bytes, str] = {}
+        return {layer: first.setdefault(self.entries.likeness(layer), layer) for layer in self.entries.costs}
 
     @cached_property
     def _kept(self) -> dict[Layer, tuple[Table, Table]]:
@@ -203,6 +214,32 @@ def _read(options: LookUpTable.Options) -> Entries:
     )
 
 
+def _maxima(options: LookUpTable.Options, units: Mapping[str, str]) -> frozenset[str]:
+    """Metrics of the option that the table has.
+
+    Raises:
+        ConfigError: one that it has not, and that is no name of a peak known to all.
+    """
+    if unknown := sorted(set(options.maxima) - set(units) - {"peak_memory"}):
+        raise ConfigError(
+            f"maxima must be metrics of {options.path.name}", got=unknown[0], fix=nearest(unknown[0], units)
+        )
+    return frozenset(options.maxima) & set(units)
+
+
+def _definitions(options: LookUpTable.Options, entries: Entries) -> dict[str, str]:
+    """Metric → what is counted: as the file says, or the option for what is neither a time nor a size.
+
+    A metric of neither is defined by the table itself, by its content: two tables of one name are two definitions.
+    """
+    digest = hashlib.sha256(options.path.read_bytes()).hexdigest()[:12]
+    found = dict(entries.definitions)
+    for metric, unit in entries.units.items():
+        if unit not in {"s", "byte"}:
+            found[metric] = options.definition or found.get(metric, f"table {options.path.name} ({digest})")
+    return found
+
+
 def _between(
     entries: NDArray[np.float64], spread: NDArray[np.float64], rule: Rule
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -213,8 +250,9 @@ def _between(
         return _bilinear(entries), _bilinear(np.where(np.isnan(entries), np.nan, spread))
     costs, spreads = np.full_like(entries, np.nan), np.full_like(entries, np.nan)
     pairs = np.argwhere(~np.isnan(entries))
+    least = 0 if pairs[:, 0].min() == 0 else 1  # what has no weights left runs at no wider bits
     for w, a in sorted(pairs.tolist(), key=lambda pair: -entries[pair[0], pair[1]]):  # cheaper ones paint over dearer
-        costs[: w + 1, : a + 1], spreads[: w + 1, : a + 1] = entries[w, a], spread[w, a]
+        costs[least : w + 1, : a + 1], spreads[least : w + 1, : a + 1] = entries[w, a], spread[w, a]
     return costs, spreads
 
 

@@ -11,7 +11,8 @@ A CSV file has the columns ``layer``, ``weight_bits``, ``activation_bits``, and 
 brackets: ``latency [ms]``, ``energy [uJ]``. A column such as ``latency spread [ms]`` holds interquartile ranges of
 repeated readings, as ``qsearch hardware measure`` writes them; they become standard deviations, as of readings that are
 normally distributed: σ = range / 1.349. Times become s, energies J, sizes byte; counts and ``unstated`` stay as they are.
-Costs are those of one forward pass of the network, all uses of the layer.
+Costs are those of one forward pass of the network, all uses of the layer. In front of the header may stand lines that
+begin with ``#``: one such as ``# energy: the whole board, wall plug`` says what a metric counts, others are remarks.
 """
 
 from __future__ import annotations
@@ -21,38 +22,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.assignment import FLOAT_BITS
-from qsearch.errors import DataError, nearest
+from qsearch.errors import DataError
+from qsearch.measured_table import QUARTILES
+from qsearch.units import convert
 
 _KEYS = ("layer", "weight_bits", "activation_bits")
 _SPREAD = " spread"
-_RANGE = 2 * NormalDist().inv_cdf(0.75)
-"""Interquartile range of a normal distribution, in standard deviations: 1.349."""
-
-_UNITS: Mapping[str, tuple[float, str]] = {
-    **{name: (factor, "s") for name, factor in {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}.items()},
-    **{
-        name: (factor, "J")
-        for name, factor in {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12}.items()
-    },
-    **{name: (factor, "byte") for name, factor in {"byte": 1.0, "B": 1.0, "bit": 0.125}.items()},
-    **{name: (factor, "byte") for name, factor in {"kB": 1e3, "KiB": 2.0**10, "MB": 1e6, "MiB": 2.0**20}.items()},
-    **{name: (1.0, name) for name in ("cycle", "bit-op", "SOp", "cell", "1", "unstated")},
-}
-"""Unit in a file → factor, unit of the cost model."""
-
-_ALLOWED: Mapping[str, tuple[str, ...]] = {
-    "latency": ("s", "cycle", "unstated"),
-    "energy": ("J", "unstated"),
-    **dict.fromkeys(("size", "memory", "peak_memory", "flash"), ("byte", "unstated")),
-}
-"""Metric → units of the cost model that it can have; any for others."""
 
 
 @dataclass
@@ -64,17 +46,24 @@ class Entries:
         units: metric → unit of the cost model.
         costs: layer → metric → T.
         spreads: layer → metric → standard deviations, as T; of metrics whose spread the file has, and not as 0 throughout.
+        definitions: metric → what is counted, where the file says it.
     """
 
     path: Path
     units: Mapping[str, str]
     costs: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
     spreads: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    definitions: Mapping[str, str] = field(default_factory=dict)
 
     def known(self, layer: str) -> list[tuple[int, int]]:
         """Pairs of bits (w, a) at which a layer has entries, ascending."""
         first = next(iter(self.costs[layer].values()))
         return [(int(w), int(a)) for w, a in np.argwhere(~np.isnan(first))]
+
+    def likeness(self, layer: str) -> bytes:
+        """The same for layers with the same costs and spreads at all bits: one measurement under several names."""
+        tables = [kind.get(layer, {}) for kind in (self.costs, self.spreads)]
+        return b"".join(table.tobytes() for kind in tables for _, table in sorted(kind.items()))
 
     def axes(self, layer: str) -> tuple[list[int], list[int]]:
         """Weight bits and activation bits that occur among a layer's entries, ascending."""
@@ -104,10 +93,11 @@ def read_csv(path: Path) -> Entries:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
-    rows = _rows(path, text)
+    remarks, rows = _remarks(text), _rows(path, text)
     _, header = next(rows, (1, []))
     columns = _columns(path, header)
-    found = Entries(path, {column.metric: column.unit for column in columns if not column.spread})
+    units = {column.metric: column.unit for column in columns if not column.spread}
+    found = Entries(path, units, definitions={metric: said for metric, said in remarks.items() if metric in units})
     lines: dict[tuple[str, int, int], int] = {}
     for line, row in rows:
         where = f"{path.name}, line {line}"
@@ -136,13 +126,25 @@ def _forget_certain(found: Entries) -> None:
                 tables.pop(metric, None)
 
 
+def _front(text: str) -> list[str]:
+    """Lines in front of the header."""
+    return list(takewhile(lambda line: not line.strip() or line.startswith("#"), text.splitlines()))
+
+
+def _remarks(text: str) -> dict[str, str]:
+    """What stands in front of the ``:`` of a remark → what stands behind it."""
+    parts = [line.removeprefix("#").partition(":") for line in _front(text)]
+    return {metric.strip(): said.strip() for metric, _, said in parts if said.strip()}
+
+
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not empty."""
-    reader = csv.reader(text.splitlines())
+    first = len(_front(text))
+    reader = csv.reader(text.splitlines()[first:])
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
-                yield reader.line_num, [cell.strip() for cell in row]
+                yield first + reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise _unreadable(path, error) from error
 
@@ -180,24 +182,8 @@ def _column(path: Path, place: int, name: str) -> _Column:
     spread = match["metric"].endswith(_SPREAD)
     metric = match["metric"].removesuffix(_SPREAD)
     factor, unit = convert(metric, match["unit"].strip(), path.name)
-    factor = factor / _RANGE if spread else factor
+    factor = factor / QUARTILES if spread else factor
     return _Column(place, name.partition("[")[0].strip(), metric, factor, unit, spread)
-
-
-def convert(metric: str, unit: str, where: str) -> tuple[float, str]:
-    """Factor and unit of the cost model: (1e-3, "s") for ms.
-
-    Raises:
-        DataError: an unknown unit, or one that the metric cannot have.
-    """
-    if unit not in _UNITS:
-        raise DataError(f"{where}: unknown unit of {metric}", got=unit, fix=nearest(unit, _UNITS))
-    factor, known = _UNITS[unit]
-    allowed = _ALLOWED.get(metric, (known,))
-    if known not in allowed:
-        fits = [name for name, (_, base) in _UNITS.items() if base in allowed]
-        raise DataError(f"{where}: {metric} cannot be in {unit}", fix=f"its units: {', '.join(fits)}")
-    return factor, known
 
 
 def _place(cells: Mapping[str, str], where: str) -> tuple[str, int, int]:
@@ -215,7 +201,7 @@ def _unknown() -> NDArray[np.float64]:
 
 
 def _bits(text: str, what: str, lowest: int) -> int:
-    bits = int(text) if re.fullmatch(r"\d{1,2}", text) else -1
+    bits = int(text) if re.fullmatch(r"[0-9]{1,2}", text) else -1
     if not lowest <= bits <= FLOAT_BITS:
         raise DataError(f"{what} must be a whole number within {lowest}..{FLOAT_BITS}", got=repr(text))
     return bits
@@ -224,6 +210,8 @@ def _bits(text: str, what: str, lowest: int) -> int:
 def _number(text: str, what: str) -> float:
     try:
         value = float(text)
+        if "_" in text or not text.isascii():  # Python's own ways to write numbers: 1_000, ٤
+            raise ValueError
     except ValueError:
         raise DataError(f"{what} must be a number", got=repr(text)) from None
     if not (np.isfinite(value) and value >= 0):
@@ -302,7 +290,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not any(names):
         raise DataError("names of layers must be a JSON list of words, or one name a line", got=str(path))

@@ -179,7 +179,10 @@ class Neuromorphic(VectorCostModel):
         }
         operation = f"{self.options.chip}: {self.chip.value:g} {self.chip.unit} ({self.chip.source})"
         memory = "memory accesses within" if self._memory_within else "memory accesses at 45 nm (QKeras)"
-        return {"energy": f"{operation} {how[self.options.scaling]}, {memory}"}
+        return {
+            "energy": f"{operation} {how[self.options.scaling]}, {memory}",
+            "size": f"the structure that holds the weights, {self.options.scheme}",
+        }
 
     @property
     def _memory_within(self) -> bool:

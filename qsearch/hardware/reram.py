@@ -23,9 +23,10 @@ After ISAAC (Shafiee et al., ISCA 2016): a weight is cut into ⌈w/c⌉ cells of
                       + cells · E_cell )
 
 So bits act in steps of c and v: weights on cells and energy, inputs on time and energy. All crossbars of a layer work
-side by side, so weight bits take no time. Kernels of unequal bits are columns side by side; a pruned one is none. That
-converters take twice the energy for a bit more is a rule of thumb [D]. Buffers and the network on chip are not counted;
-nor are embeddings, which are looked up in a memory beside the crossbars. Float (32 bits) counts as 32-bit integers.
+side by side, so weight bits take no time. Kernels of unequal bits are columns side by side; a pruned one is none, and a
+layer of none takes nothing. That converters take twice the energy for a bit more is a rule of thumb [D]. Buffers and the
+network on chip are not counted; nor are embeddings, which are looked up in a memory beside the crossbars. Float (32 bits)
+counts as 32-bit integers.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class ReRam(VectorCostModel):
         steps = vectors * -(-activation_bits // int(platform.dac_bits.value))
         conversion_time = platform.columns.value / (platform.adcs.value * platform.conversions.value)
         return {
-            "latency": steps * max(platform.read_time.value, conversion_time),
+            "latency": (columns > 0) * steps * max(platform.read_time.value, conversion_time),
             "energy": steps * step,
             "cells": cells,
         }

@@ -39,7 +39,7 @@ from qsearch.errors import ConfigError
 from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
-from qsearch.hardware.kernels import count_at_least, sum_over_kernels, tiles_at_least, within_classes
+from qsearch.hardware.kernels import Counts, count_at_least, sum_over_kernels, within_classes
 from qsearch.hardware.size import Size
 from qsearch.hardware.traffic import IDENTITY, feature_traffic, reduction, weight_traffic
 from qsearch.layers import Layer
@@ -134,18 +134,35 @@ class Roofline(VectorCostModel):
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
-        traffic = self._traffic(layer, weight_bits, activation_bits)
-        compute, arithmetic = self._compute(layer, weight_bits, activation_bits)
+        at_least = self._at_least(layer, weight_bits)
+        summed = sum_over_kernels(weight_bits, layer.kernels, IDENTITY)
+        looked_up = layer.kind == "embedding"
+        weights = weight_traffic(layer, weight_bits, self.options.batch) if looked_up else self._weights(layer, summed)
+        traffic = self._traffic(layer, weights, activation_bits)
+        sram = self._sram_energy(layer, summed, at_least[0], activation_bits)
         return {
-            "latency": np.maximum(compute, traffic / self.platform.bandwidth.value),
-            "energy": arithmetic
-            + self._sram_energy(layer, weight_bits, activation_bits)
-            + traffic * energy45nm.dram_energy(),
+            **self._time_and_energy(self._compute(layer, at_least, activation_bits), sram, traffic),
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }
 
+    def _at_least(self, layer: Layer, weight_bits: BitArray) -> Counts:
+        """Kernels that need each precision or more, shape (precisions, A); the first counts all that are not pruned."""
+        return count_at_least(weight_bits, layer.kernels, (1, *(bits + 1 for bits in self._precision[:-1])))
+
+    def _time_and_energy(
+        self,
+        compute: tuple[NDArray[np.float64], NDArray[np.float64]],
+        sram: NDArray[np.float64],
+        traffic: NDArray[np.float64],
+    ) -> Costs:
+        seconds, arithmetic = compute
+        return {
+            "latency": np.maximum(seconds, traffic / self.platform.bandwidth.value),
+            "energy": arithmetic + sram + traffic * energy45nm.dram_energy(),
+        }
+
     def _compute(
-        self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray
+        self, layer: Layer, at_least: Counts, activation_bits: BitArray
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Seconds and energy of the arithmetic, shape (A,) each; 0 for embeddings."""
         seconds, energy = np.zeros(len(activation_bits)), np.zeros(len(activation_bits))
@@ -155,8 +172,6 @@ class Roofline(VectorCostModel):
         positions = self.options.batch * layer.positions
         slots = layer.uses * -(-positions // rows) * (length + rows + columns) * rows * columns
         products = layer.uses * positions * layer.kernel_params
-        first = (1, *(bits + 1 for bits in self._precision[:-1]))
-        at_least = count_at_least(weight_bits, layer.kernels, first)
         tiles = self._by_class(-(-at_least // columns), activation_bits)
         kernels = self._by_class(at_least, activation_bits)
         for index, bits in enumerate(self._precision):
@@ -171,9 +186,12 @@ class Roofline(VectorCostModel):
         steps = np.arange(len(self._precision))[:, None]
         return within_classes(np.where(steps <= lifted, at_least[0], at_least))
 
-    def _traffic(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> NDArray[np.float64]:
-        """Bits to and from DRAM, shape (A,)."""
-        weights = weight_traffic(layer, weight_bits, self.options.batch)
+    def _weights(self, layer: Layer, summed: Counts) -> NDArray[np.float64]:
+        """Bits of weights read once a use, shape (A,), from those of one weight of each kernel; not of embeddings."""
+        return (summed * (layer.uses * layer.kernel_params)).astype(np.float64)
+
+    def _traffic(self, layer: Layer, weights: NDArray[np.float64], activation_bits: BitArray) -> NDArray[np.float64]:
+        """Bits to and from DRAM, shape (A,), from those of the weights read once."""
         inputs = feature_traffic(layer, activation_bits, self.options.batch)
         if layer.kind == "embedding":
             return weights + 2 * inputs
@@ -183,14 +201,21 @@ class Roofline(VectorCostModel):
         traffic: NDArray[np.float64] = np.minimum(weights_again, inputs_again) + inputs
         return traffic
 
-    def _sram_energy(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> NDArray[np.float64]:
-        """Energy of reading the on-chip memory, in J, shape (A,); 0 for embeddings."""
+    def _sram_energy(
+        self, layer: Layer, summed: NDArray[np.int64], kernels: NDArray[np.int64], activation_bits: BitArray
+    ) -> NDArray[np.float64]:
+        """Energy of reading the on-chip memory, in J, shape (A,); 0 for embeddings.
+
+        Args:
+            summed: bits of a weight, summed over the kernels, shape (A,).
+            kernels: those that are not pruned, shape (A,).
+        """
         if layer.kind == "embedding":
             return np.zeros(len(activation_bits))
         positions = self.options.batch * layer.positions
         row_tiles = float(layer.uses * -(-positions // int(self.platform.rows.value)))
-        weights = row_tiles * layer.kernel_params * sum_over_kernels(weight_bits, layer.kernels, IDENTITY)
-        tiles = tiles_at_least(weight_bits, layer.kernels, int(self.platform.columns.value), (1,))[0]
+        weights = row_tiles * layer.kernel_params * summed
+        tiles = -(-kernels // int(self.platform.columns.value))
         inputs = float(layer.uses * positions * reduction(layer)) * (tiles * activation_bits)
         energy: NDArray[np.float64] = (weights + inputs) * energy45nm.sram_energy(self.platform.sram.value)
         return energy

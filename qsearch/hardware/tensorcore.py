@@ -22,13 +22,13 @@ here. An embedding multiplies nothing: its rows take q(w_k) bits. Launching a ke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.assignment import FLOAT_BITS, BitArray
-from qsearch.hardware import energy45nm, roofline
+from qsearch.hardware import roofline
 from qsearch.hardware.base import Costs
 from qsearch.hardware.constants import Constant
 from qsearch.hardware.roofline import Platform, Roofline
@@ -64,33 +64,33 @@ class TensorCore(Roofline):
 
     def __init__(self, options: Options | None = None) -> None:
         super().__init__(options or self.Options())
-        self._stored = _stored(self._precision)
+        self._widths = np.minimum(self._precision, FLOAT_BITS)  # some multiples of the widest are beyond float
+        self._held = _held(self._widths)
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
-        weights, inputs = self.stored(layer, weight_bits, activation_bits)
-        traffic = self._traffic(layer, weights, inputs)
-        compute, arithmetic = self._compute(layer, weight_bits, activation_bits)
-        sram = self._sram_energy(layer, weights, inputs)
+        if layer.kind == "embedding":
+            return super().layer_costs(layer, self._held[weight_bits], activation_bits)
+        at_least = self._at_least(layer, weight_bits)
+        kernels = self._by_class(at_least, activation_bits)  # by what they run at, which is what they are stored at
+        summed = self._widths @ kernels
+        inputs = np.maximum((self._widths[:, None] * (kernels > 0)).max(axis=0), self._held[activation_bits])
+        traffic = self._traffic(layer, self._weights(layer, summed), inputs)
+        sram = self._sram_energy(layer, summed, at_least[0], inputs)
         return {
-            "latency": np.maximum(compute, traffic / self.platform.bandwidth.value),
-            "energy": arithmetic + sram + traffic * energy45nm.dram_energy(),
-            **self._size.layer_costs(layer, weights, inputs),
+            **self._time_and_energy(self._compute(layer, at_least, activation_bits), sram, traffic),
+            "size": self._kernel_sizes(layer) @ np.vstack([layer.kernels - at_least[0], kernels]),
         }
 
-    def stored(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> tuple[NDArray[Any], BitArray]:
-        """Bits at which weights and inputs are stored, in the shapes of those they are assigned."""
-        if layer.kind == "embedding":
-            return self._stored[0, weight_bits], activation_bits
-        weights = np.take(self._stored, weight_bits + (FLOAT_BITS + 1) * activation_bits[:, None])
-        return weights, np.maximum(weights.max(axis=1), self._stored[0, activation_bits]).astype(np.int64)
+    def _kernel_sizes(self, layer: Layer) -> NDArray[np.float64]:
+        """Bytes of one kernel, pruned and stored at each precision; eighths, of which sums are exact."""
+        widths = np.array([0, *self._widths])
+        sizes: NDArray[np.float64] = self._size.layer_costs(layer, widths[:, None], widths)["size"] / layer.kernels
+        return sizes
 
 
-def _stored(precision: tuple[int, ...]) -> NDArray[np.int8]:
-    """Bits of a weight, by the bits of the input and its own, shape (33, 33); as bytes, which are quick to pass over.
-
-    The first row, with an input of no bits, is q(b). Beyond 32 bits, which some multiples reach, is 32.
-    """
-    bits, ladder = np.arange(FLOAT_BITS + 1), np.minimum(precision, FLOAT_BITS)
-    stored = ladder[np.searchsorted(ladder, np.maximum(bits[:, None], bits))] * (bits > 0)
-    return stored.astype(np.int8)
+def _held(widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """q(b) of 0..32 bits, shape (33,); beyond 32 bits is 32."""
+    bits = np.arange(FLOAT_BITS + 1)
+    held: NDArray[np.int64] = widths[np.searchsorted(widths, bits)] * (bits > 0)
+    return held

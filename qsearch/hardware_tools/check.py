@@ -119,8 +119,19 @@ def _try(test: Callable[[], None]) -> Finding:
     except Exception as error:  # a broken rule, or the user's class failing in any way
         _, _, fix = inspect.cleandoc(test.__doc__ or "").partition("Fix: ")
         known = isinstance(error, AssertionError)  # whatever else was raised has a cause of its own
-        return Finding(_rule(test), "broken", _reason(error), _plain(fix).removesuffix(".") if known else "")
+        return Finding(
+            _rule(test), "broken", _reason(error), _plain(fix).removesuffix(".") if known else _inherited(error)
+        )
     return Finding(_rule(test), "holds")
+
+
+def _inherited(error: Exception) -> str:
+    """What to do about an attribute that a class of one's own lacks and a base class of ours has."""
+    if isinstance(error, AttributeError):
+        for base in (Target, CostModel):
+            if error.name and hasattr(base, error.name) and base not in type(error.obj).__mro__:
+                return f"inherit from qsearch.protocols.{base.__name__}, which has {error.name}"
+    return ""
 
 
 def _rule(test: Callable[[], None]) -> str:
@@ -156,7 +167,9 @@ def _print(name: str, findings: Sequence[Finding]) -> None:
             _paragraph(console, "    ", finding.reason, width)
             _paragraph(console, "    ", f"fix: {finding.fix}" if finding.fix else "", width, "dim")
     held = sum(finding.outcome == "holds" for finding in findings)
-    console.print(f"{held} of {len(findings)} rules hold")
+    skipped = sum(finding.outcome == "not checked" for finding in findings)
+    behind = f"; {skipped} were not checked, as they rest on the broken one" if skipped else ""
+    console.print(f"{held} of {len(findings)} rules hold{behind}")
 
 
 def _paragraph(console: Console, first: str, text: str, width: int, colour: str = "") -> None:

@@ -18,6 +18,11 @@ class FitProgress:
         self._held = bars.add_task("held-out points", total=held_out, note="")
         self._samples = bars.add_task("samples", total=samples, note="")
 
+    def plan(self, samples: int, held_out: int) -> None:
+        """So many of each there will be: fewer than were asked for, where the pool is small."""
+        self._bars.update(self._held, total=held_out)
+        self._bars.update(self._samples, total=samples)
+
     def held(self, count: int) -> None:
         """So many held-out points are measured."""
         self._bars.update(self._held, completed=count)

@@ -9,15 +9,23 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from qsearch import arguments, registry
+from qsearch.assignment import FLOAT_BITS
 from qsearch.campaign import layers_of
-from qsearch.commands import print_json, print_table
+from qsearch.commands import print_json
 from qsearch.errors import ConfigError, Failure, Interrupted
 from qsearch.hardware_tools.check_options import options_of
 from qsearch.hardware_tools.measure_table import failure_lines, tables, to_json
+from qsearch.hardware_tools.show_table import print_narrow
 from qsearch.layers import Layer
-from qsearch.measurements import TABLE, Measurement, Point, geometry, write_table
+from qsearch.measured_table import TABLE, write_table
+from qsearch.measurements import Measurement, Point
 from qsearch.measuring import Bench, Pair, measure_points
 from qsearch.terminal import set_up_logging, stderr
+
+USUAL_BITS = (2, 4, 8, FLOAT_BITS)
+"""What is measured of a target that runs at many bits, where none are asked for."""
+_FEW = 6
+"""Bits, of weights or of activations, that are all measured."""
 
 
 def run(
@@ -32,12 +40,12 @@ def run(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure every layer at every pair of bits that the target runs it at; those known already are not measured again.
+    """Measure every layer at the pairs of bits that the target runs it at; those known already are not measured again.
 
     Args:
         target: a target or a cost model, by name or file.py:Class.
         workloads: whose layers.
-        weight_bits, activation_bits: only these; all without them.
+        weight_bits, activation_bits: only these; without them all, or of more than a few :data:`USUAL_BITS`.
         repeats, warm_up, timeout: see :class:`qsearch.measuring.Bench`.
         set_: options, ``key=value``.
         output: the folder of the measurements and of ``table.csv``.
@@ -54,6 +62,8 @@ def run(
     networks = {name: layers_of(registry.create("workloads", name)) for name in dict.fromkeys(workloads)}
     layers = [layer for network in networks.values() for layer in network]
     points = points_of(bench, layers, weight_bits, activation_bits)
+    if narrowed := _narrowed(bench, points, weight_bits, activation_bits):
+        stderr.print(narrowed, highlight=False, soft_wrap=True)
     found = _measure(bench, points)
     written = write_tables(bench, networks)
     failed = [one for one in found if one.failure]
@@ -63,8 +73,8 @@ def run(
         print_json(to_json(bench, networks, found))
         return
     for name, network in networks.items():
-        for table in tables(bench, name, network, [(one.weight_bits, one.activation_bits) for one in found]):
-            print_table(table)
+        for table, below in tables(bench, name, network, [(one.weight_bits, one.activation_bits) for one in found]):
+            print_narrow(table, below)
     for line in [*failure_lines(found), *_closing(bench, written)]:
         print(line)
 
@@ -78,15 +88,13 @@ def points_of(
         ConfigError: there are none.
     """
 
-    def wanted(pair: Pair) -> bool:
-        weight, activation = pair
-        return (weight_bits is None or weight in weight_bits) and (
-            activation_bits is None or activation in activation_bits
-        )
-
-    unique = {geometry(layer): layer for layer in reversed(layers)}  # the first layer of each geometry names it
-    firsts = [layer for layer in layers if unique[geometry(layer)] is layer]
-    points = [(layer, *pair) for layer in firsts for pair in bench.precisions(layer) if wanted(pair)]
+    unique = {bench.geometry(layer): layer for layer in reversed(layers)}  # the first layer of each geometry names it
+    firsts = [layer for layer in layers if unique[bench.geometry(layer)] is layer]
+    points = [
+        (layer, *pair)
+        for layer in firsts
+        for pair in asked_pairs(bench.precisions(layer), weight_bits, activation_bits)
+    ]
     if not points:
         known = sorted({pair for layer in firsts for pair in bench.precisions(layer)})
         shown = ", ".join(f"W{w}A{a}" for w, a in known[:12]) + (", …" if len(known) > 12 else "")
@@ -94,6 +102,39 @@ def points_of(
             f"{bench.name!r} must run some layer at the bits that are asked for", fix=f"it does at: {shown or 'none'}"
         )
     return points
+
+
+def asked_pairs(
+    pairs: Sequence[Pair], weight_bits: Sequence[int] | None, activation_bits: Sequence[int] | None
+) -> list[Pair]:
+    """Those of a layer's pairs that are to be measured; without bits, all of a few and the usual ones of many."""
+    weights = _asked({weight for weight, _ in pairs}, weight_bits)
+    activations = _asked({activation for _, activation in pairs}, activation_bits)
+    return [pair for pair in pairs if pair[0] in weights and pair[1] in activations]
+
+
+def _asked(known: set[int], bits: Sequence[int] | None) -> set[int]:
+    if bits is not None:
+        return set(bits)
+    return known & set(USUAL_BITS) or known if len(known) > _FEW else known
+
+
+def _narrowed(
+    bench: Bench, points: Sequence[Point], weight_bits: Sequence[int] | None, activation_bits: Sequence[int] | None
+) -> str:
+    """What is left out because no bits were asked for; empty where nothing is."""
+    every = sum(
+        (weight_bits is None or weight in weight_bits) and (activation_bits is None or activation in activation_bits)
+        for layer in dict.fromkeys(layer for layer, _, _ in points)
+        for weight, activation in bench.precisions(layer)
+    )
+    if every == len(points):
+        return ""
+    bits = ", ".join(str(one) for one in sorted({one for _, *pair in points for one in pair}))
+    return (
+        f"measuring {len(points):,} of {every:,} points, those at {bits} bits; "
+        "--weight-bits and --activation-bits choose others"
+    )
 
 
 def write_tables(bench: Bench, networks: Mapping[str, Sequence[Layer]]) -> dict[str, Path]:

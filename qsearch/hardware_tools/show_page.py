@@ -23,10 +23,14 @@ def document(workload: str, found: Sequence[UniformCosts], shown: Sequence[Axis]
 def _lead(shown: Sequence[Axis]) -> str:
     """The first metric in a sentence."""
     axis = shown[0]
-    costs = axis.models[0]
+    return "; ".join(_totals(axis, costs) for costs in axis.models) + "."
+
+
+def _totals(axis: Axis, costs: UniformCosts) -> str:
     totals = costs.totals(axis.metric)
     few, many = (wording.amount(float(totals[place]), axis.unit) for place in (0, costs.bits.index(costs.reference)))
-    return f"{axis.metric}: {many} at {costs.reference} bits everywhere, {few} at {costs.bits[0]}."
+    name = f"{axis.metric} on {plain_name(costs.model)}"
+    return f"{name}: {many} at {costs.reference} bits everywhere, {few} at {costs.bits[0]}"
 
 
 def _section(place: int, workload: str, axis: Axis) -> Section:

@@ -65,6 +65,7 @@ def table(axis: Axis) -> Table:
     found = Table(
         title=Text(title(axis), style="bold"),
         title_justify="left",
+        min_width=min(len(title(axis)), 80),  # a title is folded at the table's edge
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
@@ -118,8 +119,10 @@ def constants_table(name: str, constants: Mapping[str, Constant]) -> Table:
     found.add_column("value", justify="right", no_wrap=True)
     found.add_column("unit", overflow="fold", max_width=14)
     found.add_column("source", overflow="fold")
-    for row in constant_rows(constants):
-        found.add_row(*(Text(cell) for cell in row))
+    above = ""
+    for *cells, source in constant_rows(constants):
+        found.add_row(*map(Text, cells), Text("as above", style="dim") if source == above else Text(source))
+        above = source
     if not constants:
         found.caption = "the model does not say which it uses"
     return found

@@ -13,8 +13,8 @@ start, end      operations before a call of a layer begins, and when it has ende
     alive = Σ n(s) over s with born(s) ≤ start < last(s)
 
 The layer's own input and output are not counted. Where the input is a part of s, and s is read after the call, the rest
-of s counts. Parameters, buffers and other constants are in no s: no operation of the pass filled them. What Python still
-refers to does not matter, only what is read again: a compiler frees the rest.
+of s counts. Constants are in no s: parameters, buffers, and what operations make of them alone, such as a mask. What Python
+still refers to does not matter, only what is read again: a compiler frees the rest.
 """
 
 from __future__ import annotations
@@ -70,9 +70,13 @@ class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         # a weak reference keeps no numbers, but keeps the place of the storage from being taken by another
         self._maps: dict[StorageWeakRef, _Map] = {}
         self._constants: set[StorageWeakRef] = set()
+        self._derived: dict[StorageWeakRef, int] = {}  # constants made within the pass, which may be written over
         self._started: dict[str, int] = {}
         self._calls: dict[str, list[_Call]] = {}
-        self._note((), inputs)
+        try:
+            self._fill(_memories(inputs))
+        except Exception as error:  # as in _note
+            self.failure = error
 
     def __torch_dispatch__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -119,16 +123,30 @@ class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         if self.failure is not None:
             return
         try:
-            for key in _memories(read):
-                if key in self._maps:
-                    self._maps[key].last = self._clock
-                else:
-                    self._constants.add(key)
-            for key, numbers in _memories(filled).items():
-                if key not in self._maps and key not in self._constants:
-                    self._maps[key] = _Map(numbers, self._clock)
+            if self._read(_memories(read)):
+                self._fill(_memories(filled))
+            else:
+                made = _memories(filled)
+                new = made.keys() - self._constants - self._maps.keys() - self._derived.keys()
+                self._derived |= {key: made[key] for key in new}
         except Exception as error:  # tensors without memory of their own: the network must run all the same
             self.failure = error
+
+    def _read(self, memories: Iterable[StorageWeakRef]) -> bool:
+        """Note what is read; whether any of it is a feature map."""
+        known = False
+        for key in memories:
+            if key in self._maps:
+                self._maps[key].last, known = self._clock, True
+            elif key not in self._derived:
+                self._constants.add(key)
+        return known
+
+    def _fill(self, memories: Mapping[StorageWeakRef, int]) -> None:
+        """Note what is filled with feature maps; a buffer made within the pass becomes one."""
+        for key, numbers in memories.items():
+            if key not in self._maps and key not in self._constants:
+                self._maps[key] = _Map(max(numbers, self._derived.get(key, 0)), self._clock)
 
     def _per_sample(self, numbers: int) -> int:
         return numbers // self._batch if numbers % self._batch == 0 else numbers

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from qsearch.assignment import FLOAT_BITS
+from qsearch.measuring import Pair
 from qsearch.remeasured import AssignmentRecord, Remeasured, read
 from qsearch.report import wording
 from qsearch.report.document import Block, Paragraph, Section, Table, section
 from qsearch.run import Run
 
+FLOAT: Pair = (FLOAT_BITS, FLOAT_BITS)
 _NOT_THE_NETWORK = (
     "The layers were measured one at a time: their sum is not the time of the network, in which layers share caches and "
     "pass numbers on in the form that the next one wants. Each layer ran at the cheapest bits that the target has and "
@@ -27,15 +30,42 @@ def remeasured_section(found: Remeasured) -> Section:
     """Totals of each assignment, layers of the best, and what the numbers do not say."""
     blocks: list[Block] = []
     for metric in found.units:
-        blocks += [_totals(found, metric), _layers(found, metric)]
+        blocks += [Paragraph(_verdict(found, metric)), _totals(found, metric), _layers(found, metric)]
+    certain = not any(any(one.deviation.values()) for one in found.assignments)
+    spread = "" if certain else " ±: standard deviation of a reading; of a sum, as if all rose and fell together."
     where = f"Measured on {found.machine}, {found.date[:10]}."
-    blocks.append(Paragraph(f"{_NOT_THE_NETWORK} {where}"))
+    blocks.append(Paragraph(f"{_NOT_THE_NETWORK}{spread} {where}"))
     if found.missing:
         reasons = "; ".join(f"{layer} ({reason})" for layer, reason in found.missing.items())
         blocks.append(Paragraph(f"Left out of all sums, as they could not be measured: {reasons}.", strong=True))
     target = {"name": found.target, "options": {key: one for key, one in found.options.items() if one is not None}}
     names = f"{wording.plugin({'name': found.model})} and {wording.plugin(target)}"
     return section(f"Predicted and measured: {names}", blocks)
+
+
+def _verdict(found: Remeasured, metric: str) -> str:
+    """The best assignment in a sentence; whether fewer bits gain anything there; what the calls alone cost."""
+    best, uniform = found.assignments[0], found.assignments[-1]
+    predicted = _ratio(best.predicted[metric], uniform.predicted[metric])
+    measured = _ratio(best.measured[metric], uniform.measured[metric])
+    said = [
+        f"{best.name.capitalize()}, against {uniform.name}: {_shown(predicted)} of the {metric} predicted, "
+        f"{_shown(measured)} measured."
+    ]
+    if _ran_at(found, metric) == {FLOAT}:
+        said.append(f"Every layer has its lowest {metric} there in float: on this target fewer bits gain nothing.")
+    if metric in found.floor:
+        calls = wording.amount(found.floor[metric], found.units[metric])
+        said.append(
+            f"Of each sum, calls that compute nothing would take {calls}, {_share(found.floor[metric], best.measured[metric])} "
+            f"of that of {best.name}."
+        )
+    return " ".join(said)
+
+
+def _ran_at(found: Remeasured, metric: str) -> set[Pair]:
+    """Pairs of bits at which some layer ran."""
+    return {layer.ran_at[metric] for one in found.assignments for layer in one.layers if metric in layer.ran_at}
 
 
 def _totals(found: Remeasured, metric: str) -> Table:
@@ -65,7 +95,9 @@ def _amounts(found: Remeasured, one: AssignmentRecord, metric: str) -> tuple[str
 
 def _note(found: Remeasured, metric: str) -> str:
     same, pairs = found.agreement(metric)
-    order = f"Of {wording.count(pairs, 'pair')} of assignments, {same} are measured in the predicted order."
+    order = f"Measured in the predicted order: {same} of {wording.count(pairs, 'pair')} of assignments."
+    if len({one.measured[metric] for one in found.assignments}) == 1:
+        order = "All assignments measure the same: each layer ran at the same bits in all of them."
     if found.comparable(metric):
         return order
     here, there = (

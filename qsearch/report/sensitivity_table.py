@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -52,7 +53,8 @@ def cost(survey: Survey) -> str:
 
 def sensitivity_table(survey: Survey) -> Table:
     """A table for a terminal."""
-    found = Table(title=f"{survey.config.sensitivity.name} sensitivity of {survey.workload}", title_justify="left")
+    title = f"{survey.config.sensitivity.name} sensitivity of {survey.workload}"
+    found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     found.add_column("site", overflow="fold", min_width=12)
     for bits in columns(survey):
         found.add_column(f"{bits} bits" if bits == columns(survey)[0] else str(bits), justify="right")

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.errors import ConfigError, nearest
-from qsearch.pareto import non_dominated
 from qsearch.search.acquisition import expected_improvement, sampled_hypervolume_improvement
 from qsearch.surrogates.model import Batch, LogCost
 
@@ -39,7 +38,7 @@ REFERENCES = 512
 DRAWS = 16
 """Draws of the posterior for the expected hypervolume improvement."""
 SAMPLED = 32
-"""Candidates that they are drawn for: those nearest to the front at μ − σ."""
+"""Candidates that they are drawn for: those that would add the most hypervolume if they cost exp(μ − σ)."""
 MARGIN = 0.1
 """The reference point lies beyond the worst values seen by this share of their range."""
 
@@ -91,9 +90,10 @@ def ehvi(state: State) -> Floats:
     found = [model.predict(free) for model in state.models.values()]
     mean = np.stack([part[0] for part in found], axis=1)
     deviation = np.sqrt(np.stack([part[1] for part in found], axis=1))
-    hopeful = _hopeful(mean - deviation)
-    draws = mean[hopeful] + deviation[hopeful] * state.rng.standard_normal((DRAWS, len(hopeful), mean.shape[1]))
     reference = state.y.max(axis=0) + MARGIN * np.ptp(state.y, axis=0)
+    bound = sampled_hypervolume_improvement((mean - deviation)[None], state.y, reference)
+    hopeful = np.argsort(-bound, kind="stable")[:SAMPLED]
+    draws = mean[hopeful] + deviation[hopeful] * state.rng.standard_normal((DRAWS, len(hopeful), mean.shape[1]))
     worth = np.zeros(len(free))
     worth[hopeful] = sampled_hypervolume_improvement(draws, state.y, reference)
     return worth
@@ -118,14 +118,3 @@ def rule(name: str, metrics: Sequence[str]) -> Callable[[State], Floats]:
     if name == "ehvi" and len(metrics) < 2:
         raise ConfigError("ehvi needs at least two metrics", got=", ".join(metrics), fix="acquire by ei")
     return RULES[name]
-
-
-def _hopeful(optimistic: Floats) -> NDArray[np.intp]:
-    """Up to :data:`SAMPLED` rows, front after front."""
-    left = np.arange(len(optimistic))
-    chosen: list[int] = []
-    while len(left) and len(chosen) < SAMPLED:
-        front = non_dominated(optimistic[left])
-        chosen.extend(left[front].tolist())
-        left = left[~front]
-    return np.asarray(chosen[:SAMPLED], dtype=np.intp)

@@ -5,12 +5,14 @@ Notation (of :mod:`qsearch.layers`)
 =====  =================================================================================
 P      output positions, all uses
 r      products added up for one output: c_in/g · K
+g, K   groups; positions of the kernel
 w, a   bits of a layer's weights and of its input; a = 32 for embeddings, whose input has none
 =====  =================================================================================
 
 Costs multiply, so all features but the kind are logarithms, base 2. Traffic and passes go with P·a: that product stands for P.
-Fewer features are learnt from fewer samples. With log g as one more, of which r and the kind tell most, a median error of 5 % on
-HAQ's table took 57 samples and not 43 (medians of five seeds).
+The first six nearly say what a closed-form model charges for. Measured hardware also tells apart layers that agree in them, by how a
+kernel, a stride or groups map onto it: those follow, and the input's positions. Medians of six seeds: on simulated and measured
+pools the median error at 60 random samples fell from 9.6 to 6.3 % and from 9.3 to 7.4 %; on HAQ's table, where the six suffice, it stayed at 5.5 to 5.7 %.
 """
 
 from __future__ import annotations
@@ -28,7 +30,18 @@ from qsearch.measurements import Point
 
 Floats = NDArray[np.float64]
 
-FEATURES = ("positions·activation bits", "out_channels", "reduction", "weight bits", "activation bits", "kind")
+FEATURES = (
+    "positions·activation bits",
+    "out_channels",
+    "reduction",
+    "weight bits",
+    "activation bits",
+    "kernel positions",
+    "stride",
+    "groups",
+    "input positions",
+    "kind",
+)
 """Names of the columns of :func:`features`."""
 KINDS: Mapping[str, float] = {"conv": 0.0, "linear": 0.0, "depthwise": 1.0, "embedding": 2.0}
 """Kinds of layers, as a feature; a linear layer is a convolution of extent 1."""
@@ -51,7 +64,7 @@ def kind_of(layer: Layer) -> str:
 
 
 def features(points: Sequence[Point]) -> Floats:
-    """Features of N points, shape (N, 6); see the module."""
+    """Features of N points, shape (N, 10); see the module."""
     return np.asarray([_features(*point) for point in points], dtype=np.float64).reshape(len(points), len(FEATURES))
 
 
@@ -59,7 +72,17 @@ def _features(layer: Layer, weight_bits: int, activation_bits: int) -> list[floa
     activation = FLOAT_BITS if layer.kind == "embedding" else activation_bits
     positions = layer.positions * layer.uses
     reduction = layer.in_channels // layer.groups * math.prod(layer.kernel)
-    sizes = (positions * activation, layer.out_channels, reduction, weight_bits, activation)
+    sizes = (
+        positions * activation,
+        layer.out_channels,
+        reduction,
+        weight_bits,
+        activation,
+        math.prod(layer.kernel),
+        math.prod(layer.stride),
+        layer.groups,
+        math.prod(layer.input_size),
+    )
     return [*(math.log2(size) for size in sizes), KINDS[kind_of(layer)]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from qsearch.layers import Layer
 from qsearch.surrogates.features import Ranges
@@ -23,8 +24,10 @@ class Fitted:
         units, definitions: see :class:`qsearch.protocols.CostModel`.
         models: metric → posterior over log cost.
         layers: geometries measured.
-        pairs: bits at which the target runs each kind of layers.
-        facts: for the reader: samples, errors, the seed.
+        pairs: bits at which each kind of layers has an answer.
+        maxima: see :class:`qsearch.protocols.CostModel`.
+        facts: numbers for the reader: samples, errors.
+        provenance: where it comes from, as JSON: the target's options, machines, versions, dates, how it was learned.
     """
 
     target: str
@@ -33,7 +36,9 @@ class Fitted:
     models: Mapping[str, LogCost]
     layers: tuple[Layer, ...]
     pairs: Mapping[str, tuple[Pair, ...]]
-    facts: Mapping[str, float | str] = field(default_factory=dict)
+    maxima: frozenset[str] = frozenset()
+    facts: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def ranges(self) -> Ranges:

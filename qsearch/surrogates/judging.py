@@ -87,8 +87,8 @@ def judged(model: LogCost, batch: Batch, costs: Floats, seed: int) -> Judgement:
     rng = np.random.default_rng(seed)
     medians = np.median(errors[rng.integers(len(errors), size=(RESAMPLES, len(errors)))], axis=1)
     low, high = np.quantile(medians, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    mean, variance = model.predict(batch)
-    within = np.abs(np.log(costs) - mean) <= norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance + model.noise(batch))
+    away = np.abs(np.log(costs) - model.mean(batch))
+    within = away <= norm.ppf((1 + LEVEL) / 2) * model.deviation(batch)
     return Judgement(
         float(np.median(errors)), (float(low), float(high)), float(np.quantile(errors, 0.9)), float(within.mean())
     )

@@ -7,7 +7,7 @@ only: a learner that is started again over kept measurements goes the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,12 @@ class Learner:
                     on_sample(len(self._rows), error)
             good = self.plan.error is not None and error is not None and error <= self.plan.error
             if good or not self._one_more():
-                return learned
+                return self._calibrated(learned)
+
+    def _calibrated(self, learned: Learned) -> Learned:
+        """With honest deviations: at the end only, as they change neither costs nor what is worth measuring by variance."""
+        models = {metric: model.calibrated(self.plan.seed) for metric, model in learned.models.items()}
+        return replace(learned, models=models)
 
     def _first(self) -> list[int]:
         """Rows of the start: random ones for ``random``, else a Latin hypercube, of each kind if each has its process."""
@@ -180,7 +185,7 @@ class Learner:
         count = len(self._rows)
         if count < LEAST:
             raise DataError(
-                f"at least {LEAST} measurements must succeed to learn from",
+                f"at least {LEAST} measurements must succeed to learn from, with costs greater than 0",
                 got=f"{count} of {count + len(self._failed)}",
             )
         batch, costs = self._pool[np.asarray(self._rows)], np.asarray(self._costs)

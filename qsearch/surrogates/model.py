@@ -7,6 +7,7 @@ y          log cost of A points, shape (A,)
 m_s        what a surrogate of another target, the source, expects of y at the same points
 ρ          how y follows m_s
 δ          Gaussian process over the features, and over m_s as one more of them
+κ          how much wider than the posterior errors are; see :mod:`qsearch.surrogates.calibration`
 =========  ==========================================================================================
 
     y = δ                     without a source
@@ -16,13 +17,14 @@ m_s        what a surrogate of another target, the source, expects of y at the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.errors import DataError
 from qsearch.measurements import Point
+from qsearch.surrogates.calibration import widening
 from qsearch.surrogates.features import features, kind_of
 from qsearch.surrogates.process import Process
 
@@ -66,11 +68,13 @@ class LogCost:
         parts: kind of layers → its process; :data:`ALL` → the one for every kind.
         source: the model of another target that it is transferred from; None if it is not.
         slope: ρ.
+        widenings: κ of each part; 1 where it was not found.
     """
 
     parts: Mapping[str, Process]
     source: LogCost | None = None
-    slope: float = field(default=0.0)
+    slope: float = 0.0
+    widenings: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -107,6 +111,10 @@ class LogCost:
             parts[kind] = Process.fit(x[rows], rest[rows], seed=seed, theta=theta)
         return cls(parts, source, slope)
 
+    def calibrated(self, seed: int) -> LogCost:
+        """The same with κ, found from its own observations: five more fits."""
+        return replace(self, widenings={kind: widening(process, seed) for kind, process in self.parts.items()})
+
     @property
     def leave_one_out(self) -> float:
         """Mean log density of each observation given all others; see :meth:`Process.leave_one_out`."""
@@ -116,7 +124,7 @@ class LogCost:
     def mean(self, batch: Batch) -> Floats:
         """Posterior mean, shape (A,)."""
         mean, x = self._prior_mean(batch)
-        for rows, process in self._groups(batch):
+        for rows, _, process in self._groups(batch):
             mean[rows] += process.mean(x[rows])
         return mean
 
@@ -124,7 +132,7 @@ class LogCost:
         """Posterior mean and variance, both of shape (A,), noise not included."""
         mean, x = self._prior_mean(batch)
         variance = np.empty(len(batch))
-        for rows, process in self._groups(batch):
+        for rows, _, process in self._groups(batch):
             rest, variance[rows] = process.predict(x[rows])
             mean[rows] += rest
         return mean, variance
@@ -133,7 +141,7 @@ class LogCost:
         """Posterior mean, shape (A,), and covariance, shape (A, A), noise not included; kinds apart are independent."""
         mean, x = self._prior_mean(batch)
         covariance = np.zeros((len(batch), len(batch)))
-        for rows, process in self._groups(batch):
+        for rows, _, process in self._groups(batch):
             rest, covariance[np.ix_(rows, rows)] = process.joint(x[rows])
             mean[rows] += rest
         return mean, covariance
@@ -142,19 +150,31 @@ class LogCost:
         """Posterior covariance of two batches, shape (A, B), noise not included."""
         (_, x), (_, z) = self._prior_mean(batch), self._prior_mean(other)
         covariance = np.zeros((len(batch), len(other)))
-        columns = {id(process): rows for rows, process in self._groups(other)}
-        for rows, process in self._groups(batch):
-            if id(process) in columns:
-                there = columns[id(process)]
+        columns = {kind: rows for rows, kind, _ in self._groups(other)}
+        for rows, kind, process in self._groups(batch):
+            if kind in columns:
+                there = columns[kind]
                 covariance[np.ix_(rows, there)] = process.cross(x[rows], z[there])
         return covariance
 
     def noise(self, batch: Batch) -> Floats:
         """Variance of an observation beyond that of the posterior, shape (A,)."""
         noise = np.empty(len(batch))
-        for rows, process in self._groups(batch):
+        for rows, _, process in self._groups(batch):
             noise[rows] = process.noise
         return noise
+
+    def widening(self, batch: Batch) -> Floats:
+        """κ at each point, shape (A,)."""
+        found = np.ones(len(batch))
+        for rows, kind, _ in self._groups(batch):
+            found[rows] = self.widenings.get(kind, 1.0)
+        return found
+
+    def deviation(self, batch: Batch) -> Floats:
+        """Standard deviation of an observation of log cost, noise and κ included, shape (A,)."""
+        _, variance = self.predict(batch)
+        return np.asarray(self.widening(batch) * np.sqrt(variance + self.noise(batch)))
 
     def _prior_mean(self, batch: Batch) -> tuple[Floats, Floats]:
         """ρ·m_s, shape (A,), and what the processes see, shape (A, d)."""
@@ -163,21 +183,21 @@ class LogCost:
         expected = self.source.mean(batch)
         return self.slope * expected, np.column_stack([batch.x, expected])
 
-    def _groups(self, batch: Batch) -> list[tuple[NDArray[np.intp], Process]]:
-        """Rows of the batch with the process that answers for them.
+    def _groups(self, batch: Batch) -> list[tuple[NDArray[np.intp], str, Process]]:
+        """Rows of the batch with the part that answers for them, its key and its process.
 
         Raises:
             DataError: none does for a kind of layers.
         """
         if ALL in self.parts:
-            return [(np.arange(len(batch)), self.parts[ALL])]
+            return [(np.arange(len(batch)), ALL, self.parts[ALL])]
         groups = []
         for kind in sorted(set(batch.kinds.tolist())):
             if kind not in self.parts:
                 raise DataError(
                     f"a surrogate per kind of layers knows {', '.join(self.parts)} only", got=f"a layer of kind {kind}"
                 )
-            groups.append((np.flatnonzero(batch.kinds == kind), self.parts[kind]))
+            groups.append((np.flatnonzero(batch.kinds == kind), kind, self.parts[kind]))
         return groups
 
 
@@ -189,5 +209,9 @@ def _slope(expected: Floats, y: Floats) -> float:
 
 
 def cost_mean(mean: Floats, variance: Floats) -> Floats:
-    """Mean of exp y for y ~ N(mean, variance): unlike medians, means of layers add up to the mean of their sum."""
+    """Mean of exp y for y ~ N(mean, variance): unlike medians, means of layers add up to the mean of their sum.
+
+    κ has no part in it: with few samples a cost's mean would be drawn up by what the worst tenth of the errors are like. At 20
+    samples of ``bitfusion`` the median error was 36 % without and 50 % with it, beyond 40 there is no difference.
+    """
     return np.asarray(np.exp(mean + variance / 2))

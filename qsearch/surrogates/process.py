@@ -69,21 +69,24 @@ class Process:
 
     def mean(self, x: Floats) -> Floats:
         """Posterior mean of log cost, shape (A,)."""
-        return np.asarray(self.y.mean() + self._scale * (self._prior(x, self.x) @ self._weights))
+        return self._mean(self._prior(self.x, x))
 
     def joint(self, x: Floats) -> tuple[Floats, Floats]:
         """Posterior mean, shape (A,), and covariance, shape (A, A), noise not included."""
-        explained = self._explained(x)
-        return self.mean(x), self._scale**2 * (self._prior(x, x) - explained.T @ explained)
+        prior = self._prior(self.x, x)
+        explained = self._explained(prior)
+        return self._mean(prior), self._scale**2 * (self._prior(x, x) - explained.T @ explained)
 
     def cross(self, x: Floats, other: Floats) -> Floats:
         """Posterior covariance of two batches, shape (A, B), noise not included."""
-        return self._scale**2 * (self._prior(x, other) - self._explained(x).T @ self._explained(other))
+        explained, there = (self._explained(self._prior(self.x, points)) for points in (x, other))
+        return self._scale**2 * (self._prior(x, other) - explained.T @ there)
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Posterior mean and variance, both of shape (A,), noise not included."""
-        variance = self._kernel.k1.diag(self._standardised(x)) - (self._explained(x) ** 2).sum(axis=0)
-        return self.mean(x), self._scale**2 * np.maximum(variance, 0.0)
+        prior = self._prior(self.x, x)
+        variance = self._kernel.k1.diag(self._standardised(x)) - (self._explained(prior) ** 2).sum(axis=0)
+        return self._mean(prior), self._scale**2 * np.maximum(variance, 0.0)
 
     def leave_one_out(self) -> float:
         """Mean log density of each observation given all others (Rasmussen & Williams 2006, equations 5.10–5.12)."""
@@ -96,9 +99,13 @@ class Process:
     def _prior(self, x: Floats, other: Floats) -> Floats:
         return np.asarray(self._kernel.k1(self._standardised(x), self._standardised(other)))
 
-    def _explained(self, x: Floats) -> Floats:
+    def _mean(self, prior: Floats) -> Floats:
+        """Posterior mean, shape (A,), given k(X, x), shape (N, A)."""
+        return np.asarray(self.y.mean() + self._scale * (self._weights @ prior))
+
+    def _explained(self, prior: Floats) -> Floats:
         """L⁻¹·k(X, x), shape (N, A)."""
-        return np.asarray(solve_triangular(self._factor, self._prior(self.x, x), lower=True, check_finite=False))
+        return np.asarray(solve_triangular(self._factor, prior, lower=True, check_finite=False))
 
     @cached_property
     def _moments(self) -> tuple[Floats, Floats]:
@@ -132,13 +139,12 @@ class Process:
 
 
 def _scale(y: Floats) -> float:
-    return float(y.std()) or 1.0
+    return float(y.std()) if np.ptp(y) > 0 else 1.0
 
 
 def _moments(x: Floats) -> tuple[Floats, Floats]:
-    """Mean and deviation of each column; 1 for a column that is constant."""
-    spread = x.std(axis=0)
-    return x.mean(axis=0), np.where(spread > 0, spread, 1.0)
+    """Mean and deviation of each column; 1 for a column that is constant, whose computed deviation may be a rounding error."""
+    return x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
 
 
 def _kernel(dimension: int) -> Kernel:

@@ -1,6 +1,6 @@
 """A fitted surrogate in two files: ``surrogate.json`` says what it is, ``surrogate.npz`` holds its arrays.
 
-Only observations and kernel parameters are kept, bit for bit; the rest follows from them. The JSON holds the digest of
+Only observations, kernel parameters and κ are kept, bit for bit; the rest follows from them. The JSON holds the digest of
 itself and of the arrays, so that a file that was cut off, edited or swapped is told from a good one. Nothing in either can
 run code: no pickles.
 """
@@ -27,7 +27,7 @@ from qsearch.surrogates.fitted import Fitted
 from qsearch.surrogates.model import LogCost
 from qsearch.surrogates.process import Process
 
-FORMAT = 1
+FORMAT = 3
 """Of the files; to be raised when features or kernels change, as the parameters then mean something else."""
 NAME = "surrogate.json"
 ARRAYS = "surrogate.npz"
@@ -50,7 +50,9 @@ def save(fitted: Fitted, folder: Path) -> Path:
         "definitions": dict(fitted.definitions),
         "layers": [asdict(layer) for layer in fitted.layers],
         "pairs": {kind: [list(pair) for pair in pairs] for kind, pairs in fitted.pairs.items()},
+        "maxima": sorted(fitted.maxima),
         "facts": dict(fitted.facts),
+        "provenance": dict(fitted.provenance),
         "models": {metric: _put(model, metric, arrays) for metric, model in fitted.models.items()},
     }
     packed = io.BytesIO()
@@ -117,7 +119,8 @@ def _put(model: LogCost, where: str, arrays: Arrays) -> dict[str, Any]:
             {f"{where}/{kind}/x": process.x, f"{where}/{kind}/y": process.y, f"{where}/{kind}/theta": process.theta}
         )
     source = None if model.source is None else _put(model.source, f"{where}/source", arrays)
-    return {"kinds": list(model.parts), "slope": model.slope, "source": source}
+    widenings = dict(model.widenings)
+    return {"kinds": list(model.parts), "slope": model.slope, "widenings": widenings, "source": source}
 
 
 def _take(body: Mapping[str, Any], where: str, arrays: Arrays) -> LogCost:
@@ -125,7 +128,8 @@ def _take(body: Mapping[str, Any], where: str, arrays: Arrays) -> LogCost:
         kind: Process(*(arrays[f"{where}/{kind}/{name}"] for name in ("x", "y", "theta"))) for kind in body["kinds"]
     }
     source = None if body["source"] is None else _take(body["source"], f"{where}/source", arrays)
-    return LogCost(parts, source, float(body["slope"]))
+    widenings = {kind: float(value) for kind, value in body["widenings"].items()}
+    return LogCost(parts, source, float(body["slope"]), widenings)
 
 
 def _fitted(body: Mapping[str, Any], arrays: Arrays) -> Fitted:
@@ -143,5 +147,7 @@ def _fitted(body: Mapping[str, Any], arrays: Arrays) -> Fitted:
             kind: tuple((int(weight), int(activation)) for weight, activation in pairs)
             for kind, pairs in body["pairs"].items()
         },
+        maxima=frozenset(body["maxima"]),
         facts=body["facts"],
+        provenance=body["provenance"],
     )

@@ -5,13 +5,19 @@ Notation
 =========  ==========================================================================================
 (w, a)     pair of bits at which the target runs a kind of layers
 y          log cost of a layer at a pair; posterior mean μ and covariance Σ, measurement noise q² within Σ's diagonal
+κ          how much wider than the posterior errors are (:mod:`qsearch.surrogates.calibration`)
 m          mean cost, exp(μ + Σ_ii/2)
 c          how often a network of one assignment has each layer at each pair; shares, where kernels differ
 =========  ==========================================================================================
 
     T(w, a)     = min { m(w', a') : w' ≥ w, a' ≥ a }           a layer may run wider
     total       = Σ_i c_i·m_i
-    variance    = Σ_ij c_i·c_j·m_i·m_j·(exp Σ_ij − 1)           of a sum of log-normals, exactly
+    variance    = Σ_ij c_i·c_j·m_i·m_j·(exp κ_i·κ_j·Σ_ij − 1)   of a sum of log-normals with these means, exactly
+
+Of a metric in ``maxima`` the total is the greatest of the layers' costs, and its deviation that of the layer which has it: an
+interval is of the greatest of them all.
+
+Bits below those measured run at the least measured, as ``wider`` of a look-up table; nothing is said of bits above them.
 
 A posterior wiggles where searchers rely on costs that rise with bits; running wider is always possible, and its minimum
 rises. Means stand for costs, not medians: those of layers add up to that of their network.
@@ -23,9 +29,9 @@ average out.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -42,33 +48,17 @@ from qsearch.measurements import geometry
 from qsearch.registry import PluginOptions
 from qsearch.surrogates.features import kind_of
 from qsearch.surrogates.fitted import Fitted, Pair
-from qsearch.surrogates.model import Batch, LogCost, cost_mean
+from qsearch.surrogates.model import Batch, cost_mean
+from qsearch.surrogates.network import Known, Network, Runs, joint
 from qsearch.surrogates.saved import load
 from qsearch.trial import Cost
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-Answers = NDArray[np.intp]
-"""Index of the pair that answers at (w, a), shape (33, 33); −1 where none does."""
 
 DRAWS = 4096
 """Draws of the joint posterior for an interval of a total."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """What is known of a geometry.
-
-    Attributes:
-        table: T.
-        answers: metric → which pair of ``batch`` answers.
-        batch: the geometry at each pair.
-    """
-
-    table: Table
-    answers: Mapping[str, Answers]
-    batch: Batch
 
 
 class Surrogate(Tabulated):
@@ -90,20 +80,21 @@ class Surrogate(Tabulated):
         self.fitted: Fitted = load(options.path)
         self.units = dict(self.fitted.units)
         self.definitions = dict(self.fitted.definitions)
+        self.maxima = self.fitted.maxima
 
     @property
     def constants(self) -> Mapping[str, Constant]:
         """What the surrogate was learned from, in numbers."""
         source = f"learned from {self.fitted.target}, {self.options.path}"
-        facts = {key: value for key, value in self.fitted.facts.items() if not isinstance(value, str)}
-        return {key: Constant(value, "1", source) for key, value in facts.items()}
+        return {key: Constant(value, "1", source) for key, value in self.fitted.facts.items()}
 
     def domain(self) -> tuple[tuple[Layer, ...], tuple[int, ...], tuple[int, ...]]:
         """The layers measured, and bits that all of them have an answer at, for a check of the contract."""
         known = np.all([self._answers(kind) >= 0 for kind in self.fitted.ranges.kinds], axis=0)
         weights, activations = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
         layers = tuple(replace(layer, name=f"measured{index}") for index, layer in enumerate(self.fitted.layers))
-        return layers, tuple(weights.tolist()), tuple(activations.tolist())
+        low = np.min([pair for pairs in self.fitted.pairs.values() for pair in pairs], axis=0)
+        return layers, tuple(weights[weights >= low[0]].tolist()), tuple(activations[activations >= low[1]].tolist())
 
     def table(self, layer: Layer) -> Table:
         """T of each metric; see :meth:`Tabulated.table`.
@@ -120,24 +111,43 @@ class Surrogate(Tabulated):
         return SpaceError(
             f"the surrogate of {self.fitted.target!r} has no cost of layer {layer.name!r} at these bits",
             got=f"W{weight_bits}A{activation_bits}",
-            fix=f"it learned weights at {weights[0]}..{weights[-1]}, inputs at {activations[0]}..{activations[-1]} bits",
+            fix=f"it learned weights up to {weights[-1]} bits, inputs up to {activations[-1]}",
         )
 
     def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
         """Cost of a network, with the standard deviation of each total."""
-        cost = super().estimate(layers, assignment)
+        if not layers:
+            return super().estimate(layers, assignment)
+        network, runs = self._network(layers), self._runs(layers, assignment)
+        cost = self._read(layers, network, runs) or super().estimate(layers, assignment)
         deviations = {}
         for metric in self.units:
-            batch, counts = self._composition(metric, layers, assignment)
-            mean, covariance = self._joint(metric, batch)
-            means = counts * cost_mean(mean, np.diag(covariance))
-            deviations[metric] = float(np.sqrt(max(float(means @ np.expm1(covariance) @ means), 0.0)))
+            rows, shares = network.rows(metric, runs), runs.share
+            if metric in self.maxima and len(layers):
+                greatest = int(np.argmax([cost.layers[layer.name][metric] for layer in layers]))
+                rows, shares = rows[runs.layer == greatest], shares[runs.layer == greatest]
+            deviations[metric] = network.deviation(metric, rows, shares)
         return Cost(cost.totals, cost.units, cost.layers, deviations)
+
+    def _read(self, layers: Sequence[Layer], network: Network, runs: Runs) -> Cost | None:
+        """What :meth:`CostModel.estimate` answers, of all layers at once; None where it takes means, or refuses."""
+        costs = {} if self.kernels == "mean" else {metric: network.costs(metric, runs) for metric in self.units}
+        if not costs or any(found is None for found in costs.values()):
+            return None
+        columns = {metric: found.tolist() for metric, found in costs.items() if found is not None}
+        totals: dict[str, float] = {}
+        for metric, column in columns.items():
+            totals[metric] = 0.0
+            for value in column:  # plain additions, as in a batch
+                totals[metric] = max(totals[metric], value) if metric in self.maxima else totals[metric] + value
+        rows = zip(*columns.values(), strict=True)
+        parts = {layer.name: dict(zip(columns, row, strict=True)) for layer, row in zip(layers, rows, strict=True)}
+        return Cost(totals, dict(self.units), parts)
 
     def interval(
         self, layers: Sequence[Layer], assignment: BitAssignment, level: float = 0.9, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Metric → interval that holds the network's total with probability ``level``, from draws of the joint posterior.
+        """Metric → interval that holds the network's total with probability ``level``, from draws of the posterior widened by κ.
 
         Raises:
             ConfigError: a level outside 0..1.
@@ -146,23 +156,44 @@ class Surrogate(Tabulated):
         if not 0 < level < 1:
             raise ConfigError("the level of an interval must be between 0 and 1", got=level)
         super().estimate(layers, assignment)
+        network, runs = self._network(layers), self._runs(layers, assignment)
         rng, found = np.random.default_rng(seed), {}
         for metric in self.units:
-            batch, counts = self._composition(metric, layers, assignment)
-            mean, covariance = self._joint(metric, batch)
-            values, vectors = np.linalg.eigh(covariance)
-            normal = rng.standard_normal((DRAWS, len(batch))) * np.sqrt(np.maximum(values, 0.0))
-            totals = np.exp(mean + normal @ vectors.T) @ counts
+            different, places = np.unique(network.rows(metric, runs), return_inverse=True)
+            counts = np.zeros((len(different), len(layers)))
+            np.add.at(counts, (places, runs.layer), runs.share)
+            costs = self._draws(metric, network.points[different], rng) @ counts
+            totals = costs.max(axis=1, initial=0.0) if metric in self.maxima else costs.sum(axis=1)
             low, high = np.quantile(totals, ((1 - level) / 2, (1 + level) / 2))
             found[metric] = (float(low), float(high))
         return found
 
+    def _draws(self, metric: str, batch: Batch, rng: np.random.Generator) -> Floats:
+        """Costs of different points, shape (DRAWS, A)."""
+        if not len(batch):
+            return np.zeros((DRAWS, 0))
+        mean, covariance, wide = joint(self.fitted.models[metric], batch)
+        values, vectors = np.linalg.eigh(wide[:, None] * covariance * wide)
+        normal = rng.standard_normal((DRAWS, len(batch))) * np.sqrt(np.maximum(values, 0.0))
+        return np.asarray(np.exp(mean + normal @ vectors.T))
+
     @cached_property
-    def _known(self) -> dict[Layer, _Known]:
+    def _networks(self) -> dict[tuple[Layer, ...], Network]:
+        return {}
+
+    def _network(self, layers: Sequence[Layer]) -> Network:
+        """What is known of these layers together; worked out once."""
+        key = tuple(layers)
+        if key not in self._networks:
+            self._networks[key] = Network([self._know(layer) for layer in layers], self.fitted.models)
+        return self._networks[key]
+
+    @cached_property
+    def _known(self) -> dict[Layer, Known]:
         """By layer, and by geometry."""
         return {}
 
-    def _know(self, layer: Layer) -> _Known:
+    def _know(self, layer: Layer) -> Known:
         """What is known of a layer; worked out once for those of one geometry.
 
         Raises:
@@ -193,17 +224,13 @@ class Surrogate(Tabulated):
         return self.fitted.pairs.get(kind) or tuple(sorted(every))
 
     def _answers(self, kind: str) -> NDArray[np.int_]:
-        """1 within the bits measured of a kind, where a pair at least as wide is known; else −1. Shape (33, 33)."""
-        pairs = np.asarray(self._pairs(kind))
+        """1 where a pair at least as wide is known of a kind; else −1. Shape (33, 33)."""
         found = np.full((FLOAT_BITS + 1, FLOAT_BITS + 1), -1)
-        low = pairs.min(axis=0)
-        for weight, activation in pairs:
-            found[low[0] : weight + 1, low[1] : activation + 1] = 1
-        if kind == "embedding":
-            found[low[0] :] = found[low[0] :].max(axis=1, keepdims=True)
+        for weight, activation in self._pairs(kind):
+            found[1 : weight + 1, 1 : (FLOAT_BITS if kind == "embedding" else activation) + 1] = 1
         return found
 
-    def _work_out(self, layer: Layer) -> _Known:
+    def _work_out(self, layer: Layer) -> Known:
         """T, and the index of the pair that answers at each (w, a), metric by metric."""
         kind = kind_of(layer)
         pairs, within = self._pairs(kind), self._answers(kind) >= 0
@@ -219,37 +246,18 @@ class Surrogate(Tabulated):
             answers[metric] = np.where(within, best, -1)
             table[metric] = np.where(within, cost[best], np.nan)
             table[metric][0] = 0.0
-        return _Known(table, answers, batch)
+        return Known(table, answers, batch)
 
-    def _composition(self, metric: str, layers: Sequence[Layer], assignment: BitAssignment) -> tuple[Batch, Floats]:
-        """The different points that a network runs, and c, shape (points,)."""
-        counts: dict[tuple[_Known, int], float] = defaultdict(float)
-        for layer in layers:
-            known = self._know(layer)
-            for weight, activation, share in self._runs(layer, assignment):
-                counts[known, int(known.answers[metric][weight, activation])] += share
-        x = np.asarray([known.batch.x[index] for known, index in counts])
-        kinds = np.asarray([known.batch.kinds[index] for known, index in counts], dtype=np.str_)
-        return Batch(x, kinds), np.asarray(list(counts.values()))
-
-    def _runs(self, layer: Layer, assignment: BitAssignment) -> Iterator[tuple[int, int, float]]:
-        """Bits at which a layer runs, with the share of its kernels; pruned ones cost nothing."""
-        bits = assignment.vector(layer.weight_site, layer.kernels)
-        activation = FLOAT_BITS
-        if layer.kind != "embedding":
-            activation = int(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
-        if self.kernels == "highest":
-            counts = {int(bits.max()): len(bits)}
-        else:
-            counts = Counter(bits.tolist())
-        for weight, count in counts.items():
-            if weight:
-                yield weight, activation, count / len(bits)
-
-    def _joint(self, metric: str, batch: Batch) -> tuple[Floats, Floats]:
-        """μ and Σ of different points."""
-        model: LogCost = self.fitted.models[metric]
-        if not len(batch):
-            return np.zeros(0), np.zeros((0, 0))
-        mean, covariance = model.joint(batch)
-        return mean, covariance + np.diag(model.noise(batch))
+    def _runs(self, layers: Sequence[Layer], assignment: BitAssignment) -> Runs:
+        """What a network runs; pruned kernels cost nothing."""
+        found: list[tuple[int, int, int, float]] = []
+        for index, layer in enumerate(layers):
+            bits = assignment.vector(layer.weight_site, layer.kernels)
+            activation = FLOAT_BITS
+            if layer.kind != "embedding":
+                activation = int(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
+            counts = {int(bits.max()): len(bits)} if self.kernels == "highest" else Counter(bits.tolist())
+            found.extend((index, weight, activation, count / len(bits)) for weight, count in counts.items() if weight)
+        columns = np.asarray(found, dtype=np.float64).reshape(len(found), 4).T
+        layer_rows, weights, activations = columns[:3].astype(np.intp)
+        return Runs(layer_rows, weights, activations, columns[3])

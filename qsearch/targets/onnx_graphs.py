@@ -100,6 +100,15 @@ def layer_graph(layer: Layer, weight_bits: int, activation_bits: int, batch: int
     return LayerGraph(_model(builder, layer, x, element, batch, opset), x, y_scale)
 
 
+def identity_graph(opset: int = 21) -> LayerGraph:
+    """A graph that computes nothing: one number in, the same out."""
+    x = np.zeros((1, 1), dtype=np.float32)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+    return LayerGraph(model, x)
+
+
 def weights(layer: Layer, rng: np.random.Generator) -> NDArray[np.float32]:
     """Random weights with a gain of 1: shape (c_out, c_in/g, *k) of a convolution, (c_out, c_in) of a linear layer."""
     if layer.kind == "embedding":

@@ -110,6 +110,21 @@ class CostModelContract:
         )
         assert dict(cost.units) == dict(units), f"estimate must pass units on, got {dict(cost.units)} for {dict(units)}"
 
+    def test_definitions_say_what_metrics_count(self) -> None:
+        """``definitions`` maps metrics that have units to words.
+
+        Fix: write {"energy": "the whole board, wall plug"}, or leave ``definitions`` out where nothing is to be said.
+        """
+        model = self.model()
+        definitions: object = getattr(model, "definitions", {})
+        assert isinstance(definitions, Mapping), (
+            f"definitions must be a mapping {{metric: words}}, got {_kind(definitions)}"
+        )
+        for metric, text in definitions.items():
+            assert metric in model.units, f"{metric!r} has a definition but no unit"
+            assert isinstance(text, str), f"the definition of {metric!r} must be words, got {_kind(text)}"
+            assert text.strip(), f"the definition of {metric!r} must say something, got an empty word"
+
     def test_costs_are_finite_and_not_negative(self) -> None:
         """Costs are finite and not negative, at every pair of bits.
 

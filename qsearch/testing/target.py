@@ -21,6 +21,7 @@ from numbers import Real
 from qsearch.assignment import FLOAT_BITS
 from qsearch.layers import Layer
 from qsearch.protocols import Target
+from qsearch.units import check_columns
 
 _PAIRS = 3
 """Pairs of bits of each layer that are measured: simulators take seconds."""
@@ -46,9 +47,14 @@ class TargetContract:
         )
 
     def test_units_name_every_metric(self) -> None:
-        """``units`` maps metric to unit, ``definitions`` some of the metrics to what is counted: all words."""
+        """``units`` maps metric to unit, ``definitions`` some of the metrics to what is counted: all words.
+
+        A table can hold them: units are those that the cost model ``lut`` reads.
+        """
         target = self.target()
         assert target.units, "a target has at least one metric"
+        for name, said in (("units", target.units), ("definitions", target.definitions)):
+            assert isinstance(said, Mapping), f"{name} must be a mapping {{metric: words}}, got {said!r}"
         for what, found in (("unit", target.units), ("definition", target.definitions)):
             for metric, text in found.items():
                 assert isinstance(metric, str), f"a metric must be a word, got {metric!r}"
@@ -56,6 +62,15 @@ class TargetContract:
                 assert text, f"metric {metric!r} must have a {what}"
         others = set(target.definitions) - set(target.units)
         assert not others, f"definitions of metrics without a unit: {sorted(others)}"
+        check_columns(target.units, "units of a target")
+
+    def test_maxima_are_metrics(self) -> None:
+        """``maxima`` holds metrics that have units."""
+        target = self.target()
+        maxima = getattr(target, "maxima", ())  # a target of its own base class may leave it out
+        assert not isinstance(maxima, str), f"maxima must be a set of metrics, got {maxima!r}"
+        others = set(maxima) - set(target.units)
+        assert not others, f"maxima without a unit: {sorted(others)}"
 
     def test_it_is_deterministic_or_not(self) -> None:
         """``deterministic`` is a truth value."""

@@ -55,7 +55,7 @@ class Cifar10ResNet20(ArrayWorkload):
                 validation and leaves no test split, for judging post-training quality where nothing is searched.
         """
 
-        data: str | None = None
+        data: Path | None = None
         calibration: PositiveInt = 512
         split: Literal["parity", "training", "all"] = "parity"
 

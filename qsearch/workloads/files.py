@@ -12,14 +12,14 @@ import platformdirs
 from qsearch.errors import DataError
 
 
-def data_roots(option: str | None = None) -> tuple[Path, ...]:
+def data_roots(option: Path | None = None) -> tuple[Path, ...]:
     """Folders to look for data in, in order: the option, ``QSEARCH_DATA``, the platform's data folder.
 
     Raises:
         DataError: the option names no folder; the other two need not exist.
     """
-    if option is not None and not Path(option).expanduser().is_dir():
-        raise DataError("option 'data' must name a folder", got=option, fix="give the folder that holds the files")
+    if option is not None and not option.expanduser().is_dir():
+        raise DataError("option 'data' must name a folder", got=str(option), fix="give the folder that holds the files")
     chosen = [folder for folder in (option, os.environ.get("QSEARCH_DATA")) if folder]
     return (*(Path(folder).expanduser() for folder in chosen), platformdirs.user_data_path("qsearch"))
 

@@ -168,25 +168,41 @@ class TestPathsInOptions:
 
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        (tmp_path / "campaigns" / "tables").mkdir(parents=True)
-        (tmp_path / "campaigns" / "tables" / "chip.csv").write_text("")
-        (tmp_path / "fisher").mkdir()
+        (tmp_path / "campaigns" / "learnt").mkdir(parents=True)
+        (tmp_path / "campaigns" / "chip.csv").write_text("")
+        for name in ("linear", "table", "W4"):
+            (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
-    def test_are_looked_up_beside_the_file_then_in_the_working_folder(self, folder: Path) -> None:
-        for written in ("tables/chip.csv", "campaigns/tables/chip.csv"):
-            found = parse(settings(hardware={"name": "lut", "options": {"path": written}}), "test", Path("campaigns"))
-            assert found.hardware.options == {"path": str(folder / "campaigns" / "tables" / "chip.csv")}
+    @pytest.mark.parametrize(
+        ("hardware", "written", "found"),
+        [
+            ("lut", "chip.csv", "campaigns/chip.csv"),
+            ("lut", "campaigns/chip.csv", "campaigns/chip.csv"),
+            ("surrogate", "learnt", "campaigns/learnt"),
+            ("surrogate", "learnt/", "campaigns/learnt"),
+        ],
+    )
+    def test_are_looked_up_beside_the_file_then_in_the_working_folder(
+        self, folder: Path, hardware: str, written: str, found: str
+    ) -> None:
+        value = settings(hardware={"name": hardware, "options": {"path": written}})
+        once = parse(value, "test", Path("campaigns"))
+        assert once.hardware.options == {"path": str(folder / found)}
+        assert override(once, ["max_failures=4"], "test").hardware == once.hardware
 
-    @pytest.mark.parametrize("text", ["fisher", "missing/file.csv", "two words", "1.5", ""])
-    def test_other_strings_stay_as_they_are(self, folder: Path, text: str) -> None:
-        found = parse(settings(hardware={"name": "lut", "options": {"path": text}}), "test", folder)
-        assert found.hardware.options == {"path": text}
+    def test_other_options_stay_as_they_are_though_a_folder_has_their_name(self, folder: Path) -> None:
+        options = {"path": "missing.csv", "interpolation": "linear", "definition": "table", "metric": "W4"}
+        found = parse(settings(hardware={"name": "lut", "options": options}), "test", folder)
+        assert found.hardware.options == options
+
+    def test_of_a_plugin_that_does_not_exist_is_told_later(self, folder: Path) -> None:
+        assert sweep(hardware={"name": "lot", "options": {"path": "table"}}).hardware.options == {"path": "table"}
 
     def test_of_a_searcher_show_their_last_two_parts_in_a_folders_name(self, folder: Path) -> None:
-        searcher = {"name": "ddpg", "options": {"init": "campaigns/tables"}}
-        assert names(sweep(searcher=[searcher, "random"])) == ["tiny/ddpg-campaigns-tables-s0", "tiny/random-s0"]
+        searcher = {"name": "ddpg", "options": {"init": "campaigns/learnt"}}
+        assert names(sweep(searcher=[searcher, "random"])) == ["tiny/ddpg-campaigns-learnt-s0", "tiny/random-s0"]
 
 
 class TestMerged:

@@ -104,6 +104,41 @@ def test_what_is_wrong_is_told_with_its_numbers(check: Check, chip: Callable[...
     assert len(answer.err.splitlines()) == 1
 
 
+VECTOR = """
+import numpy as np
+import torch
+from qsearch.hardware.base import VectorCostModel
+
+
+class Chip(VectorCostModel):
+    units = {"latency": "s"}
+
+    def layer_costs(self, layer, weight_bits, activation_bits):
+        BODY
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return [1.0]", "layer_costs must return a mapping {metric: array}; got list [1.0]"),
+        ("pass", "layer_costs must return a mapping {metric: array}; got None"),
+        ("return {'latency': 3.0}", "as a NumPy array of shape (1,); got float 3.0"),
+        ("return {'latency': '3 ms'}", "as a NumPy array of shape (1,); got str '3 ms'"),
+        ("return {'latency': ['3 ms']}", "as a NumPy array of shape (1,); got list ['3 ms']"),
+        ("return {'latency': weight_bits * 1.0}", "as a NumPy array of shape (1,); got numpy ndarray of shape (1, 50), float64"),
+        ("return {'latency': activation_bits > 3}", "got numpy ndarray of shape (1,), bool"),
+        ("return {'latency': torch.tensor(activation_bits * 1.0)}", "got torch Tensor of shape (1,), torch.float64"),
+    ],
+)  # fmt: skip
+def test_what_a_vectorised_model_returns_is_told(check: Check, tmp_path: Path, body: str, reason: str) -> None:
+    (tmp_path / "chip.py").write_text(VECTOR.replace("BODY", body), encoding="utf-8")
+    answer = check("chip.py:Chip")
+    assert answer.code == 1
+    assert reason in " ".join(answer.out.split())
+    assert f"{RULES - 1} were not checked" in answer.out
+
+
 def test_rules_behind_a_broken_foundation_are_not_checked(check: Check, chip: Callable[..., str]) -> None:
     answer = check(chip("return {'latency': None}"))
     lines = answer.out.splitlines()
@@ -203,6 +238,14 @@ class Board:
     def measure(self, layer, weight_bits, activation_bits):
         return {"latency": SECONDS}
 """
+
+
+def test_a_class_that_lacks_what_ours_has_is_told_where_to_get_it(check: Check, tmp_path: Path) -> None:
+    bare = TARGET.replace("    definitions = {}\n", "").replace("SECONDS", "1.0")
+    (tmp_path / "board.py").write_text(bare, encoding="utf-8")
+    answer = check("board.py:Board")
+    assert answer.code == 1
+    assert "fix: inherit from qsearch.protocols.Target, which has definitions" in answer.out
 
 
 def test_a_target_is_held_to_the_contract_of_targets(check: Check, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from qsearch import registry
-from qsearch.errors import ConfigError, Failure, PluginError, StorageError
+from qsearch.assignment import BitAssignment
+from qsearch.campaign import layers_of
+from qsearch.errors import ConfigError, Failure, PluginError, QSearchError, StorageError
 from qsearch.layers import Layer
+from qsearch.measured_table import write_table
 from qsearch.measurements import FILE, MeasurementStore, Subject
 from qsearch.measuring import Bench, holding, measure_points
 
@@ -132,6 +135,44 @@ def test_a_target_that_does_not_fit_is_refused(tmp_path):
         Bench("bismo", {"platfrm": "vu9p"}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("NoVersions", "must say its versions; got RuntimeError: no board answers"),
+        ("ListedVersions", "versions must return a mapping of words; got list"),
+        (
+            "NoDefinitions",
+            "must be a mapping {metric: words}, of metrics that have units; got None; its metrics: latency",
+        ),
+        ("ListedDefinitions", "of metrics that have units; got (('energy', 'board'),)"),
+        ("OddDefinitions", "of metrics that have units; got {'power': 'board'}"),
+        ("OddMaxima", "must be metrics that have units; got 'latency'"),
+        ("InFurlongs", "unknown unit of latency; got furlong; known: 1, B, J"),
+        ("TwoWords", "a metric must be able to head a column; got 'energy [board]'"),
+    ],
+)
+def test_what_a_target_says_wrongly_of_itself_is_told_in_one_line(tmp_path, kind, words):
+    with pytest.raises(QSearchError) as refused:
+        bench(kind, tmp_path)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("RaisingPrecisions", "must say at which bits it runs a layer; got RuntimeError: no board answers"),
+        ("FractionalPrecisions", "precisions must be pairs of weight and activation bits; got ((8.7, 8.2),)"),
+    ],
+)
+def test_precisions_that_are_none_are_told_in_one_line(tmp_path, kind, words):
+    with pytest.raises(QSearchError) as refused:
+        bench(kind, tmp_path).precisions(SMALL)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_target_that_cannot_be_made_in_its_process_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("QSEARCH_TEST_PARENT", str(os.getpid()))
     with bench("OnlyInParent", tmp_path) as ours, pytest.raises(Failure, match="RuntimeError: no hardware here"):
@@ -156,6 +197,91 @@ def test_a_folder_of_another_target_is_refused(tmp_path):
 def test_two_benches_do_not_share_a_folder(tmp_path):
     with bench("Simulated", tmp_path), pytest.raises(StorageError, match="only one process may measure into a folder"):
         bench("Simulated", tmp_path).__enter__()
+
+
+def test_a_line_that_another_bench_is_writing_is_not_lost(tmp_path):
+    with bench("Simulated", tmp_path) as ours:
+        ours.measure(SMALL, 8, 8)
+        with ours.store.path.open("a") as half:
+            half.write('{"layer":{"name":"half')
+            half.flush()
+            with pytest.raises(StorageError, match="only one process"):
+                bench("Simulated", tmp_path).__enter__()
+            half.write('"}}\n')
+        assert ours.store.path.read_text().endswith('{"layer":{"name":"half"}}\n')
+
+
+def test_what_another_bench_measured_meanwhile_is_known(tmp_path):
+    later = bench("Simulated", tmp_path)
+    with bench("Simulated", tmp_path) as ours:
+        ours.measure(SMALL, 8, 8)
+    with later:
+        assert later.known(SMALL, 8, 8) is not None
+
+
+def test_a_bench_that_measured_nothing_leaves_nothing(tmp_path):
+    with bench("Simulated", tmp_path / "new" / "folder"):
+        assert (tmp_path / "new" / "folder" / "kept").is_dir()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ConfigError), bench("Simulated", tmp_path) as ours:
+        ours.measure(SMALL, 2, 2)
+    assert (tmp_path / "kept").is_dir(), "it was there before"
+    with bench("Simulated", tmp_path / "new") as ours:
+        ours.measure(SMALL, 8, 8)
+    assert (tmp_path / "new" / "kept" / FILE).is_file()
+
+
+def test_too_few_readings_are_taken_again(tmp_path):
+    with bench("Counted", tmp_path, repeats=2, warm_up=0) as ours:
+        ours.measure(SMALL, 8, 8)
+    with bench("Counted", tmp_path, repeats=4, warm_up=0) as ours:
+        assert ours.known(SMALL, 8, 8) is None
+        assert len(ours.measure(SMALL, 8, 8).readings["latency"]) == 4
+        assert ours.known(SMALL, 8, 8) is not None
+    with bench("Counted", tmp_path, repeats=3, warm_up=0) as ours:
+        found = ours.known(SMALL, 8, 8)
+        assert found is not None
+        assert found.repeats == 4
+        assert len(ours.store.path.read_text().splitlines()) == 1 + 2, "both stay in the file"
+
+
+def test_a_file_that_changed_is_noticed_and_a_path_is_only_a_way_to_it(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "board.py").write_text(TARGETS.read_text())
+    with Bench(f"{tmp_path}/one/board.py:Simulated", {}, tmp_path / "kept") as ours:
+        ours.measure(SMALL, 8, 8)
+        assert str(tmp_path) not in ours.store.path.read_text()
+    monkeypatch.chdir(tmp_path / "one")
+    for same in ("board.py:Simulated", "../one/board.py:Simulated"):
+        assert Bench(same, {}, tmp_path / "kept").known(SMALL, 8, 8) is not None
+    with (tmp_path / "two" / "board.py").open("a") as file:
+        file.write("\nclass Another: ...\n")
+    with pytest.raises(StorageError, match=r"measurements of board\.py:Simulated, whose file has changed since"):
+        Bench("../two/board.py:Simulated", {}, tmp_path / "kept")
+
+
+def test_maxima_are_those_of_the_target(tmp_path):
+    assert bench("Peak", tmp_path).maxima == {"energy"}
+    assert bench("Simulated", tmp_path).maxima == frozenset()
+    assert Bench("memory", {}, tmp_path).maxima == {"peak_memory"}
+    assert Bench("memory", {}, tmp_path).store.subject.maxima == ("peak_memory",)
+
+
+def test_working_memory_of_a_network_survives_being_measured(tmp_path):
+    """What is kept alive for later is part of it: 1152 bytes, in the second convolution of a residual block."""
+    layers = layers_of(registry.create("workloads", "digits-resnet"))
+    bits = BitAssignment({site: 8 for one in layers for site in (one.weight_site, one.activation_site)})
+    with Bench("memory", {}, tmp_path) as ours:
+        measure_points(ours, [(layer, 8, 8) for layer in layers])
+        write_table(tmp_path / "table.csv", layers, ours.store)
+    table = registry.create("cost_models", "lut", {"path": tmp_path / "table.csv"})
+    expected = registry.create("cost_models", "memory").estimate(layers, bits)
+    assert expected.totals["peak_memory"] == 1152
+    found = table.estimate(layers, bits)
+    assert found.totals == expected.totals
+    assert found.layers == expected.layers
 
 
 def test_a_cost_model_serves_as_a_target(tmp_path):

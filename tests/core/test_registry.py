@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import textwrap
+from importlib.metadata import EntryPoint
 
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
+from qsearch import registry
 from qsearch.errors import ConfigError, PluginError
 from qsearch.hardware.bismo import Bismo
 from qsearch.hardware.size import Size
@@ -125,6 +127,17 @@ def test_a_file_that_fails_is_told_and_tried_again(tmp_path):
         load("cost_models", f"{path}:Chip")
     path.write_text("class Chip: pass\n")
     assert load("cost_models", f"{path}:Chip").__name__ == "Chip"
+
+
+def test_a_plug_in_that_says_what_it_lacks_is_taken_at_its_word(tmp_path, monkeypatch):
+    (tmp_path / "needs_an_extra.py").write_text(
+        "from qsearch.errors import PluginError\nraise PluginError('the target needs onnx', fix=\"pip install it\")\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = EntryPoint("wanting", "needs_an_extra:Target", "qsearch.targets")
+    monkeypatch.setattr(registry, "_entries", lambda seam: {entry.name: entry})
+    with pytest.raises(PluginError, match=r"^the target needs onnx; pip install it$"):
+        load("targets", "wanting")
 
 
 SEAMS = """

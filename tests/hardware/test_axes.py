@@ -85,3 +85,33 @@ def test_models_without_the_metric_are_passed_over():
 def test_an_option_that_changes_whose_numbers_they_are_changes_the_definition(standard, own):
     with pytest.raises(ConfigError, match="one definition"):
         check_same_axis("energy", {"standard": standard, "own": own})
+
+
+class Unstated:
+    """A user's model that says nothing of its energy."""
+
+    units: Mapping[str, str] = {"energy": "J", "latency": "s", "size": "byte"}
+
+    def __init__(self, options: object = None) -> None:
+        self.options = options
+
+
+class AlsoUnstated(Unstated):
+    """Another one."""
+
+
+def test_energies_of_which_nothing_is_said_share_no_axis():
+    for other in (AlsoUnstated(), Unstated("half the clock")):
+        with pytest.raises(ConfigError, match="one definition; got a: not stated; b: not stated; say in definitions"):
+            check_same_axis("energy", {"a": Unstated(), "b": other})
+    check_same_axis("energy", {"a": Unstated(), "b": Unstated()})
+
+
+@pytest.mark.parametrize("metric", ["latency", "size"])
+def test_times_and_sizes_of_which_nothing_is_said_do(metric):
+    check_same_axis(metric, {"a": Unstated(), "b": AlsoUnstated(), "bismo": Bismo()})
+
+
+def test_the_size_of_a_structure_is_not_that_of_codes_and_scales():
+    with pytest.raises(ConfigError, match="size: not stated; chip: the structure that holds the weights, csr"):
+        check_same_axis("size", {"size": Size(), "chip": Neuromorphic(Neuromorphic.Options(scheme="csr"))})

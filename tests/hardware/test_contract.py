@@ -186,7 +186,12 @@ class AnswersWithAList(PerLayer):
         return [1e-6]
 
 
+class DefinesWithoutWords(PerLayer):
+    definitions: Mapping[str, str] = {"latency": ""}
+
+
 BROKEN = [
+    (DefinesWithoutWords, "test_definitions_say_what_metrics_count"),
     (AnswersWithAList, "test_answers_are_numbers_by_metric"),
     (Negative, "test_costs_are_finite_and_not_negative"),
     (ForgetsAUnit, "test_units_name_every_metric"),
@@ -267,6 +272,22 @@ def test_a_particular_model_is_checked_on_its_own_domain():
     contract = contract_of(Particular())
     for name in (name for name in dir(contract) if name.startswith("test_")):
         getattr(contract, name)()
+
+
+@pytest.mark.parametrize(
+    ("definitions", "words"),
+    [
+        (None, "must be a mapping .*, got None"),
+        ([("latency", "s")], "must be a mapping .*, got list"),
+        ({"energy": "board"}, "'energy' has a definition but no unit"),
+        ({"latency": 3}, "must be words, got int 3"),
+    ],
+)
+def test_the_contract_says_what_is_wrong_with_definitions(definitions, words):
+    model = PerLayer()
+    model.definitions = definitions
+    with pytest.raises(AssertionError, match=words):
+        contract_of(model).test_definitions_say_what_metrics_count()
 
 
 def test_every_rule_is_told_in_a_sentence_with_a_fix():

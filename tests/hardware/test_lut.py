@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ from scipy.interpolate import RegularGridInterpolator
 
 from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, DataError, QSearchError
+from qsearch.hardware.axes import check_same_axis
 from qsearch.hardware.lut import LookUpTable
 from qsearch.layers import Layer
+from qsearch.measured_table import write_table
+from qsearch.measurements import Measurement, MeasurementStore, Subject
+from qsearch.measuring import Bench
 from qsearch.registry import create
 from qsearch.testing.cost_model import CostModelContract, contract_of
 
@@ -218,15 +223,72 @@ def test_single_readings_say_nothing_of_how_sure_they_are(folder):
     assert model.estimate([HEAD], BitAssignment({"head.weight": 8, "head.input": 8})).deviations == {}
 
 
-def test_a_table_of_measurements_is_read_back(folder):
-    """What ``qsearch hardware measure`` writes: medians, and interquartile ranges as spreads."""
-    rng = np.random.default_rng(1)
-    readings = rng.normal(5e-3, 1e-4, size=4001)
-    low, middle, high = np.percentile(readings, (25, 50, 75))
-    text = f'{KEYS},latency [s],latency spread [s]\n"head",8,8,{float(middle)!r},{float(high - low)!r}\n'
-    found = lut(written(folder, text)).estimate([HEAD], BitAssignment({"head.weight": 8, "head.input": 8}))
-    assert found.totals["latency"] == float(middle)
-    assert found.deviations["latency"] == pytest.approx(readings.std(), rel=0.05)
+def test_spreads_of_readings_come_back_as_standard_deviations(folder):
+    """From readings through the file that ``qsearch hardware measure`` writes."""
+    readings = np.random.default_rng(0).normal(10.0, 1.0, 4001)
+    store = MeasurementStore(folder, Subject("board", {}, {"latency": "s"}))
+    store.add(Measurement(HEAD, 8, 8, {"latency": tuple(readings.tolist())}, "", "", {}, 1.0))
+    write_table(folder / "table.csv", [HEAD], store)
+    found = lut(folder / "table.csv").estimate([HEAD], BitAssignment({"head.weight": 8, "head.input": 8}))
+    assert found.totals["latency"] == np.median(readings)
+    assert found.deviations["latency"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_layers_that_share_a_measurement_err_together(folder):
+    rows = "".join(f"{name},8,8,2,{spread}\n" for name, spread in [("a", 1.349), ("b", 1.349), ("c", 2.698)])
+    model = lut(written(folder, f"{KEYS},latency [s],latency spread [s]\n{rows}"))
+    layers = [Layer(name, "linear", 4, 4) for name in "abc"]
+    bits = BitAssignment({site: 8 for layer in layers for site in (layer.weight_site, layer.activation_site)})
+    assert model.estimate(layers, bits).deviations == pytest.approx({"latency": (2**2 + 2**2) ** 0.5}, rel=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["none", "linear", "wider"])
+def test_what_is_pruned_costs_nothing_unless_the_table_says_so(folder, rule):
+    path = grid(folder, lambda w, a: float(w * a))
+    assert cost(lut(path, interpolation=rule), HEAD, 0, 8) == 0
+    half = lut(path, interpolation=rule, kernels="mean").layer_cost(HEAD, np.asarray([0, 0, 8, 8]), 8)
+    assert half["latency"] == 32
+    charged = grid(folder, lambda w, a: float(w + 1), weights=(0, 8), activations=(8,))
+    assert cost(lut(charged, interpolation=rule), HEAD, 0, 8) == 1
+
+
+def test_remarks_in_front_say_what_is_counted(folder):
+    text = f"# measured in May: by hand\n# energy: the board: wall plug\n#\n\n{KEYS},latency [s],energy [J]\nhead,8,8,1,1\n"
+    path = written(folder, text)
+    assert lut(path).definitions == {"energy": "the board: wall plug"}
+    assert lut(path, definition="own").definitions == {"energy": "own"}
+    with pytest.raises(DataError, match="line 7, layer 'head'"):
+        lut(written(folder, text + "head,8,9,nan,1\n"))
+
+
+def test_a_table_of_measurements_shares_the_axis_of_what_was_measured(folder):
+    model = create("cost_models", "bismo")
+    with Bench("bismo", {}, folder) as bench:
+        bench.measure(HEAD, 8, 8)
+        write_table(folder / "table.csv", [HEAD], bench.store)
+    check_same_axis("energy", {"table": lut(folder / "table.csv"), "bismo": model})
+    with pytest.raises(ConfigError, match="one definition"):
+        check_same_axis("energy", {"table": lut(folder / "table.csv"), "bitfusion": create("cost_models", "bitfusion")})
+
+
+def test_tables_of_one_name_are_two_definitions(folder):
+    one = written(folder, f"{KEYS},energy [J]\nhead,8,8,1\n")
+    for name in ("same", "other"):
+        (folder / name).mkdir()
+    same = written(folder / "same", one.read_text())
+    other = written(folder / "other", f"{KEYS},energy [J]\nhead,8,8,2\n")
+    check_same_axis("energy", {"one": lut(one), "same": lut(same)})
+    with pytest.raises(ConfigError, match="one definition"):
+        check_same_axis("energy", {"one": lut(one), "other": lut(other)})
+
+
+def test_maxima_may_be_named(folder):
+    path = written(folder, f"{KEYS},latency [s],buffer [kB],peak_memory [kB]\nhead,8,8,1,3,3\nstem,8,8,2,5,5\n")
+    bits = {site: 8 for layer in (HEAD, STEM) for site in (layer.weight_site, layer.activation_site)}
+    found = lut(path, maxima=["buffer"]).estimate([HEAD, STEM], BitAssignment(bits))
+    assert found.totals == {"latency": 3, "buffer": 5000, "peak_memory": 8000}
+    with pytest.raises(ConfigError, match=r"maxima must be metrics of table\.csv; got bufer; did you mean 'buffer'"):
+        lut(path, maxima=["bufer"])
 
 
 def test_a_fall_with_more_bits_is_told_once_with_the_way_out(folder, caplog):
@@ -279,6 +341,9 @@ def test_a_table_that_rises_gives_no_warning(folder, caplog):
         (f"{KEYS},latency [s]\n,8,8,1\n", "line 2: a row must name its layer"),
         (f"{KEYS},latency [s]\nhead,33,8,1\n", "layer 'head': weight_bits must be a whole number within 0..32; got '33'"),
         (f"{KEYS},latency [s]\nhead,8,0,1\n", "activation_bits must be a whole number within 1..32; got '0'"),
+        (f"{KEYS},latency [s]\nhead,8,8,1_000\n", "latency must be a number; got '1_000'"),
+        (f"{KEYS},latency [s]\nhead,8,8,٤\n", "latency must be a number; got '٤'"),
+        (f"{KEYS},latency [s]\nhead,٤,8,1\n", "weight_bits must be a whole number within 0..32; got '٤'"),
         (f"{KEYS},latency [s]\nhead,4.5,8,1\n", "weight_bits must be a whole number"),
         (f"{KEYS},latency [s]\nhead,2,4,1\nhead,4,8,1\n", "no entry of layer 'head' at 2/8 bits; add it, or set interpolation: wider"),
     ],
@@ -383,7 +448,7 @@ def test_what_a_header_says_is_not_said_again(folder):
 
 def test_energies_say_whose_they_are(folder):
     path = written(folder, f"{KEYS},latency [s],energy [J]\nhead,8,8,1,1\n")
-    assert lut(path).definitions == {"energy": "table table.csv"}
+    assert re.fullmatch(r"table table\.csv \([0-9a-f]{12}\)", lut(path).definitions["energy"])
     assert lut(path, definition="board, wall plug").definitions == {"energy": "board, wall plug"}
     cycles = written(folder, f"{KEYS},latency [cycle]\nhead,8,8,1\n", "cycles.csv")
-    assert lut(cycles).definitions == {"latency": "table cycles.csv"}
+    assert list(lut(cycles).definitions) == ["latency"]

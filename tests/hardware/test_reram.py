@@ -117,6 +117,10 @@ def test_columns_and_crossbars_are_those_of_a_loop(groups, cell, columns, rows, 
     assert found["energy"] == pytest.approx(4 * 2 * step, rel=1e-12)
 
 
+def test_a_layer_without_kernels_takes_nothing():
+    assert cost(CONV, 0, 8) == {"latency": 0, "energy": 0, "cells": 0}
+
+
 def test_embeddings_are_looked_up_elsewhere():
     layer = Layer("embed", "embedding", 100, 16, input_size=(5,), output_size=(5,))
     assert cost(layer, 8, 32) == {"latency": 0, "energy": 0, "cells": 0}

@@ -120,17 +120,32 @@ class TestUnequalKernels:
         assert found == pytest.approx(4 * 176 * 256 / 65e12 * (1 + 3 / 2))
 
     def test_weights_are_stored_by_kernel_and_the_input_for_the_highest(self):
-        weights, inputs = tensorcore().stored(self.layer, self.bits[None], np.asarray([3]))
-        assert weights.tolist() == [[8] * 2 + [4] * 62]
-        assert inputs.tolist() == [8]
         found = cost(tensorcore(), self.layer, self.bits, 3)
-        assert found["size"] == Size().layer_cost(self.layer, weights[0], 8)["size"]
+        assert found["size"] == Size().layer_cost(self.layer, np.repeat([8, 4], [2, 62]), 8)["size"]
         assert found["latency"] == pytest.approx((144 * (8 * 2 + 4 * 62) + 2 * 8 * 1024) / (320e9 * 8))
 
     def test_pruned_kernels_take_nothing(self):
-        weights, inputs = tensorcore().stored(self.layer, np.repeat([0, 2], 32)[None], np.asarray([8]))
-        assert weights.tolist() == [[0] * 32 + [8] * 32]
-        assert inputs.tolist() == [8]
+        found = cost(tensorcore(), self.layer, np.repeat([0, 2], 32), 8)
+        assert found["size"] == Size().layer_cost(self.layer, np.repeat([0, 8], 32), 8)["size"]
+        assert found["latency"] == pytest.approx((144 * 8 * 32 + 2 * 8 * 1024) / (320e9 * 8))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(PLATFORMS)), st.integers(1, 40), st.integers(1, 3), st.integers(0, 32), st.data())
+def test_it_is_the_roofline_at_the_bits_that_are_stored(platform, kernels, uses, activation, data):
+    """Kernel by kernel, by the rule of the notation: the same numbers, bit for bit, but for what a tile runs at."""
+    layer = replace(CONV, out_channels=kernels, uses=uses)
+    bits = data.draw(st.lists(st.integers(0, 32), min_size=kernels, max_size=kernels))
+    model, native = tensorcore(platform=platform, bandwidth=1.0), sorted(PLATFORMS[platform].peaks)
+    ladder = [*native, *range(2 * native[-1], 33, native[-1])]
+    held = [0, *(next(width for width in ladder if width >= number) for number in range(1, 33))]
+    stored = [max(held[number], held[activation]) if number else 0 for number in bits]
+    highest = max([*stored, held[activation]])
+    found = cost(model, layer, bits, activation)
+    assert found["size"] == Size().layer_cost(layer, np.array(stored), highest)["size"]
+    weights, inputs = uses * layer.kernel_params * sum(stored), layer.input_elements * highest
+    assert inputs <= model.platform.sram.value, "one pass over each operand"
+    assert found["latency"] == weights + 2 * inputs
 
 
 def test_rows_of_an_embedding_are_stored_at_their_own_precision():

@@ -33,6 +33,7 @@ PACKAGE = ROOT / "qsearch"
 
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors", "files"),
+    ("units",),
     ("assignment", "layers"),
     ("space", "trial", "pareto"),
     ("costs",),
@@ -40,7 +41,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("projection",),
     ("protocols",),
     ("registry",),
-    ("sensitivity_tables", "measurements", "target_plugin"),
+    ("sensitivity_tables", "measurements"),
+    ("measured_table", "target_plugin"),
     ("sensitivity_cache", "target_process"),
     ("oracle", "measuring"),
     ("hardware", "quantize", "sensitivity", "search", "envs"),

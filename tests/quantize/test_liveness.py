@@ -103,6 +103,24 @@ def test_branches_keep_their_common_input_and_the_results_of_those_before() -> N
     assert alive(model) == {"one": 0, "two": MAP, "before": 3 * MAP, "three": 3 * MAP}
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_what_is_made_of_constants_alone_is_one(batch: int) -> None:
+    def run(net: Network, x: Tensor) -> object:
+        mask, scale = torch.ones(6, 6).triu(), net.a.weight.abs().max()
+        return net.b(net.a(x)) * mask * scale
+
+    assert alive(Network(run, a=conv(), b=conv()), torch.zeros(batch, 4, 6, 6)) == {"a": 0, "b": 0}
+
+
+def test_a_buffer_that_is_written_over_becomes_a_map() -> None:
+    def run(net: Network, x: Tensor) -> object:
+        kept = torch.zeros(x.shape)
+        kept[:, :2] = x[:, :2]
+        return net.b(net.a(x)) + kept
+
+    assert alive(Network(run, a=conv(), b=conv())) == {"a": MAP, "b": MAP}
+
+
 def test_what_the_network_returns_is_kept_to_the_end() -> None:
     def heads(self: nn.Module, x: Tensor) -> dict[str, object]:
         first = self.one(x)

@@ -18,7 +18,7 @@ from qsearch.remeasured import FILE, Remeasured, folder_of, read
 from qsearch.remeasuring import best_trials, bits_of, remeasure
 from qsearch.report.document import Paragraph, Section, Table
 from qsearch.report.markdown import render
-from qsearch.report.remeasured import sections
+from qsearch.report.remeasured import remeasured_section, sections
 from qsearch.report.sections import report
 from qsearch.run import Run
 from qsearch.trial import Trial
@@ -122,6 +122,54 @@ def test_the_section_shows_both_where_they_are_the_same_quantity(make_run):
     assert "their sum is not the time of the network" in text
     assert "Left out of all sums" in text
     assert "fc (the target does not run it at" in text
+
+
+def words(part: Section) -> str:
+    return " ".join(block.text for block in part.blocks if isinstance(block, Paragraph))
+
+
+def test_a_target_on_which_float_is_fastest_is_told_so(make_run):
+    """At 8 bits FloatIsQuick runs every layer in float; at 4 bits of weights it does not."""
+    eight, mixed = uniform(LAYERS, 8), uniform(LAYERS, 8).replace({LAYERS[1].weight_site: 4})
+    nothing = make_run(layers=4, limit=0, trials=[trial(0, eight, 0.9), trial(1, eight, 0.8)])
+    measured(nothing, "FloatIsQuick")
+    (part,) = sections(nothing)
+    assert "on this target fewer bits gain nothing" in words(part)
+    assert the_table(part, "assignment").note == (
+        "All assignments measure the same: each layer ran at the same bits in all of them."
+    )
+    something = make_run(layers=4, limit=0, trials=[trial(0, mixed, 0.9)])
+    measured(something, "FloatIsQuick")
+    assert "gain nothing" not in words(sections(something)[0])
+
+
+def test_the_best_assignment_is_told_in_a_sentence(make_run):
+    run = a_run(make_run)
+    found = measured(run, "bismo", ZYNQ)
+    best, last = found.assignments[0], found.assignments[-1]
+    ratio = f"{best.measured['latency'] / last.measured['latency']:.3f}"
+    assert f"Trial 2, against 8 bits everywhere: {ratio} of the latency predicted, {ratio} measured." in words(
+        sections(run)[0]
+    )
+    assert "standard deviation" not in words(sections(run)[0]), "a cost model's readings have none"
+
+
+def test_what_the_calls_alone_take_is_told_where_the_target_knows(make_run):
+    run = a_run(make_run)
+    found = measured(run, "FloatIsQuick")
+    assert found.floor == {}
+    calls = 0.25 * found.assignments[0].measured["latency"]
+    part = remeasured_section(found.model_copy(update={"floor": {"latency": calls}}))
+    assert "calls that compute nothing would take" in words(part)
+    assert "25.0 % of that of trial 2" in words(part)
+
+
+def test_the_floor_counts_every_use_of_the_layers_that_were_measured(make_run, monkeypatch):
+    run = a_run(make_run)
+    with Bench(f"{ODD}:FloatIsQuick", {}, folder_of(run, "FloatIsQuick", {})) as bench:
+        monkeypatch.setattr(bench.target, "floor", lambda: {"latency": 2.0, "energy": 1.0}, raising=False)
+        found = remeasure(run, bench, 1)
+    assert found.floor == {"latency": 2.0 * sum(layer.uses for layer in LAYERS[:-1])}
 
 
 def test_other_units_are_compared_by_their_ratio_to_8_bits_only(make_run):

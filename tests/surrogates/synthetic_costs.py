@@ -50,6 +50,7 @@ def fitted(
     seed: int = 0,
     per_kind: bool = False,
     bits: tuple[int, ...] = BITS,
+    maxima: tuple[str, ...] = (),
 ) -> Fitted:
     """A surrogate of costs, from points drawn at random."""
     pool, wanted = points(bits), costs or {"latency": roofline}
@@ -68,7 +69,9 @@ def fitted(
         models=models,
         layers=tuple(dict.fromkeys(point[0] for point in pool)),
         pairs={kind_of(layer): pairs for layer in LAYERS},
-        facts={"samples": float(count), "acquire": "random"},
+        maxima=frozenset(maxima),
+        facts={"samples": float(count)},
+        provenance={"target": "roofline", "seed": seed, "versions": [{"chip": "1"}]},
     )
 
 

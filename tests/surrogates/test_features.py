@@ -14,11 +14,11 @@ WORDS = Layer("words", "embedding", 1024, 32, input_size=(8,), output_size=(8,))
 
 
 def test_features_by_hand() -> None:
-    """Logarithms, base 2: 8·8 positions used 4 times at 4 bits are 2¹⁰; r = 32/2 · 9 = 144."""
+    """Logarithms, base 2: 8·8 positions used 4 times at 4 bits are 2¹⁰; r = 32/2 · 9 = 144; stride 2·2, 16·16 in."""
     found = features([(CONV, 8, 4), (HEAD, 2, 8)])
     assert found.shape == (2, len(FEATURES))
-    assert found[0].tolist() == pytest.approx([10, 6, 7.169925001442312, 3, 2, 0])
-    assert found[1].tolist() == pytest.approx([3, 7, 9, 1, 3, 0])
+    assert found[0].tolist() == pytest.approx([10, 6, 7.169925001442312, 3, 2, 3.169925001442312, 2, 1, 8, 0])
+    assert found[1].tolist() == pytest.approx([3, 7, 9, 1, 3, 0, 0, 0, 0, 0])
 
 
 def test_kinds() -> None:

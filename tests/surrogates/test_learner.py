@@ -85,7 +85,9 @@ def test_a_pool_that_runs_dry_ends_it() -> None:
 
 def test_too_few_successes_are_an_error() -> None:
     rows = iter([{"latency": 1.0}, {"latency": 2.0}])
-    with pytest.raises(DataError, match="at least 3 measurements must succeed to learn from; got 2 of 10"):
+    with pytest.raises(
+        DataError, match="at least 3 measurements must succeed to learn from, with costs greater than 0; got 2 of 10"
+    ):
         learn(Plan(20), lambda row: next(rows, None))
 
 
@@ -205,3 +207,27 @@ def test_held_out_points_answer_for_the_worst_metric() -> None:
     learned = Learned({"latency": good, "energy": good}, tuple(rows.tolist()), {})
     each = held.judgements(learned, 0)
     assert held.error(learned) == each["energy"].median > each["latency"].median
+
+
+def test_ehvi_takes_the_best_of_a_front_longer_than_it_draws_for() -> None:
+    """Costs that trade off exactly, so that every point is on the front: brute force over all of them, by the bound."""
+    from qsearch.pareto import hypervolume
+    from qsearch.surrogates.acquire import MARGIN, SAMPLED, ehvi
+
+    count = 120
+    x = np.linspace(0.0, 1.0, count)[:, None]
+    seen = np.asarray([*range(0, 24, 2), count - 1])
+    both = np.stack([x[:, 0], 1.0 - x[:, 0]], axis=1)
+    pool = Batch(x, np.full(count, "conv"))
+    models = {
+        metric: LogCost({"all": Process.fit(x[seen], both[seen, column], seed=0)})
+        for column, metric in enumerate(("latency", "energy"))
+    }
+    free = np.setdiff1d(np.arange(count), seen)
+    y = both[seen]
+    best = int(np.argmax(ehvi(State(pool, free, models, y, np.random.default_rng(0)))))
+    mean = np.stack([model.predict(pool[free])[0] for model in models.values()], axis=1)
+    reference = y.max(axis=0) + MARGIN * np.ptp(y, axis=0)
+    grown = np.asarray([hypervolume(np.vstack([y, point]), reference) for point in mean])
+    assert best > SAMPLED
+    assert grown[best] == pytest.approx(grown.max(), rel=0.01)  # neighbours differ by less than the draws do

@@ -108,3 +108,11 @@ def test_a_fit_of_200_points_takes_half_a_second() -> None:
         Process.fit(x, y, seed=0)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.5
+
+
+def test_a_feature_that_never_changes_stays_a_rounding_error() -> None:
+    """log2 of 9 in every row: its computed deviation is not 0, but no unit to measure another value in."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.uniform(-1, 1, size=13), np.full(13, np.log2(9.0))])
+    process = Process.fit(x, 2 * x[:, 0], seed=0)
+    assert abs(process.mean(np.asarray([[0.5, 0.0]]))[0] - 1.0) < 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,20 @@ BATCH = Batch.of(points())
 
 def test_a_saved_surrogate_answers_the_same(tmp_path: Path) -> None:
     before = fitted(per_kind=True, count=200)
+    calibrated = {metric: model.calibrated(0) for metric, model in before.models.items()}
+    before = replace(before, models=calibrated)
     after = load(save(before, tmp_path))
     assert after.layers == before.layers
-    assert (after.units, after.definitions, after.pairs, after.facts) == (
-        before.units, before.definitions, before.pairs, before.facts
+    assert (after.units, after.definitions, after.pairs, after.facts, after.maxima, after.provenance) == (
+        before.units, before.definitions, before.pairs, before.facts, before.maxima, before.provenance
     )  # fmt: skip
     for part in (0, 1):
         old, new = (one.models["latency"].joint(BATCH)[part] for one in (before, after))
         assert old.tolist() == new.tolist()
+    old, new = (one.models["latency"] for one in (before, after))
+    assert new.widenings == old.widenings
+    assert max(new.widenings.values()) > 1
+    assert new.deviation(BATCH).tolist() == old.deviation(BATCH).tolist()
 
 
 def test_so_does_its_source(tmp_path: Path) -> None:
@@ -51,7 +58,7 @@ def test_the_folder_will_do(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(DataError, match=r"must be of format 1; got format 99, of another version; fit it again"):
+    with pytest.raises(DataError, match=r"must be of format 3; got format 99, of another version; fit it again"):
         load(path)
 
 

@@ -19,6 +19,7 @@ from qsearch.layers import Layer
 from qsearch.measurements import geometry
 from qsearch.protocols import CostModel
 from qsearch.space import build_space
+from qsearch.surrogates import network
 from qsearch.surrogates.model import Batch, cost_mean
 from qsearch.surrogates.saved import save
 from qsearch.surrogates.surrogate import Surrogate
@@ -50,7 +51,7 @@ class SurrogateContract(CostModelContract):
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         """Fewer samples than it takes, so that the posterior wiggles."""
-        self._model = surrogate(tmp_path, self.kernels, count=25)
+        self._model = surrogate(tmp_path, self.kernels, count=25, seed=1)
 
     def model(self) -> CostModel:
         return self._model
@@ -79,8 +80,11 @@ def test_it_is_near_what_it_learned(tmp_path: Path) -> None:
 
 
 def test_a_layer_may_run_wider(tmp_path: Path) -> None:
-    """Each entry is the least mean among pairs at least as wide, and some pair is dearer than a wider one."""
-    model = surrogate(tmp_path, count=25)
+    """Each entry is the least mean among pairs at least as wide, and some pair is dearer than a wider one.
+
+    With this seed: a posterior that happens to rise everywhere, as of seed 0, would show nothing.
+    """
+    model = surrogate(tmp_path, count=25, seed=1)
     moved = 0
     for layer in LAYERS:
         pairs = [(w, a) for w in BITS for a in BITS]
@@ -127,6 +131,76 @@ def test_deviation_and_interval_by_monte_carlo(tmp_path: Path, kernels: str) -> 
     assert (low, high) == pytest.approx(tuple(np.quantile(totals, (0.05, 0.95))), rel=0.03)
 
 
+def test_an_honest_deviation_is_wider_at_the_same_cost(tmp_path: Path) -> None:
+    """κ of 1.5: log-normals of the same means, whose covariances in logs are 2.25 times as large; by Monte Carlo."""
+    narrow, assignment = surrogate(tmp_path / "narrow", count=40), uniform(4)
+    known = narrow.fitted
+    models = {metric: replace(model, widenings={"all": 1.5}) for metric, model in known.models.items()}
+    path = save(replace(known, models=models), tmp_path / "wide")
+    wide = Surrogate(Surrogate.Options(path=path))
+    before, after = (model.estimate(LAYERS, assignment) for model in (narrow, wide))
+    assert after.totals == before.totals
+    latency = known.models["latency"]
+    batch, counts = Batch.of([(geometry(layer), 4, 4) for layer in LAYERS[:5]]), np.asarray([1.0, 1, 1, 1, 2])
+    network = LAYERS[:6]
+    mean, covariance = latency.joint(batch)
+    covariance = covariance + np.diag(latency.noise(batch))
+    m = cost_mean(mean, np.diag(covariance))
+    drawn = np.random.default_rng(0).multivariate_normal(np.zeros(5), 2.25 * covariance, size=200_000)
+    totals = (m * np.exp(drawn - 2.25 * np.diag(covariance) / 2)) @ counts
+    assert wide.estimate(network, assignment).deviations["latency"] == pytest.approx(totals.std(), rel=0.03)
+    (low, high), (lower, higher) = (model.interval(LAYERS, assignment)["latency"] for model in (narrow, wide))
+    assert lower < low < high < higher
+
+
+@pytest.mark.parametrize("kernels", ["highest", "mean"])
+def test_what_is_tabulated_is_the_posterior(tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deviations from Q of all points, and from the joint posterior of those of the assignment alone."""
+    model = surrogate(tmp_path, kernels, count=40, maxima=("memory",), costs={"latency": roofline, "memory": roofline})
+    kept = [model.estimate(LAYERS, mixed(seed)).deviations for seed in range(4)]
+    monkeypatch.setattr(network, "TABULATED", 0)
+    for seed, known in enumerate(kept):
+        assert model.estimate(LAYERS, mixed(seed)).deviations == pytest.approx(known, rel=1e-9)
+
+
+def test_what_is_read_at_once_is_what_layers_cost_one_by_one(tmp_path: Path) -> None:
+    """Exactly, and what is refused is refused."""
+    model = surrogate(tmp_path, count=40, maxima=("memory",), costs={"latency": roofline, "memory": roofline})
+    for seed in range(4):
+        found, expected = model.estimate(LAYERS, mixed(seed)), CostModel.estimate(model, LAYERS, mixed(seed))
+        assert (found.totals, found.layers, found.units) == (expected.totals, expected.layers, expected.units)
+    for bits in (16, 32):
+        with pytest.raises(SpaceError, match="up to 8 bits"):
+            model.estimate(LAYERS, uniform(bits))
+
+
+@pytest.mark.parametrize("kernels", ["highest", "mean"])
+def test_the_greatest_layer_counts_where_the_target_says_so(tmp_path: Path, kernels: str) -> None:
+    """Total, breakdown and batch: the maximum; the deviation is that of the layer alone; the interval by joint draws."""
+    model = surrogate(tmp_path, kernels, count=40, maxima=("memory",), costs={"latency": roofline, "memory": roofline})
+    assignment = mixed(0)
+    cost = model.estimate(LAYERS, assignment)
+    greatest = max(LAYERS, key=lambda layer: cost.layers[layer.name]["memory"])
+    assert cost.totals["memory"] == cost.layers[greatest.name]["memory"] < cost.totals["latency"]
+    alone = model.estimate((greatest,), assignment)
+    assert cost.deviations["memory"] == pytest.approx(alone.deviations["latency"])
+    many = model.estimate_many(LAYERS, {site: np.asarray(bits).reshape(1, -1) for site, bits in assignment.items()})
+    assert many["memory"].tolist() == [cost.totals["memory"]]
+    low, high = model.interval(LAYERS, assignment)["memory"]
+    lowest, highest = model.interval((greatest,), assignment)["latency"]
+    assert low >= 0.97 * lowest
+    assert low < cost.totals["memory"] < high
+    assert high >= 0.97 * highest
+
+
+def test_bits_below_those_measured_run_at_the_least(tmp_path: Path) -> None:
+    """As of a target with 8 bits and float only, asked for 2 to 8."""
+    model = surrogate(tmp_path, bits=(8, 32), count=20)
+    table = model.table(LAYERS[0])["latency"]
+    assert set(table[1:9, 1:9].ravel()) == {table[8, 8]}
+    assert table[9, 9] == table[32, 32]
+
+
 def test_covariances_between_layers_count(tmp_path: Path) -> None:
     """The deviation of a layer twice is twice its own: its error is the same both times."""
     model = surrogate(tmp_path, count=25)
@@ -169,10 +243,10 @@ def test_or_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-@pytest.mark.parametrize(("weight", "activation"), [(1, 4), (4, 1), (9, 4), (4, 16), (32, 32)])
-def test_bits_outside_those_measured_are_refused(tmp_path: Path, weight: int, activation: int) -> None:
+@pytest.mark.parametrize(("weight", "activation"), [(9, 4), (4, 16), (32, 32)])
+def test_bits_above_those_measured_are_refused(tmp_path: Path, weight: int, activation: int) -> None:
     with pytest.raises(
-        SpaceError, match=f"got W{weight}A{activation}; it learned weights at 2..8, inputs at 2..8 bits"
+        SpaceError, match=f"got W{weight}A{activation}; it learned weights up to 8 bits, inputs up to 8"
     ):
         surrogate(tmp_path).layer_cost(LAYERS[0], np.full(16, weight), activation)
 
@@ -219,4 +293,4 @@ def test_an_answer_takes_a_millisecond(tmp_path: Path) -> None:
         start = time.process_time()
         model.estimate(layers, assignment)
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 2e-3  # 0.7 ms where nothing else runs
+    assert min(seconds) < 1e-3  # 0.3 ms where nothing else runs

@@ -163,4 +163,55 @@ class InCycles(FloatIsQuick):
 class OnlySpeed(FloatIsQuick):
     """A metric that no cost model has."""
 
-    units: Mapping[str, str] = {"speed": "1/s"}
+    units: Mapping[str, str] = {"speed": "1"}
+
+
+class NoVersions(Simulated):
+    def versions(self) -> Mapping[str, str]:
+        raise RuntimeError("no board\nanswers")
+
+
+class ListedVersions(Simulated):
+    def versions(self) -> Mapping[str, str]:
+        return ["1"]  # type: ignore[return-value]  # the mistake under test
+
+
+class RaisingPrecisions(Simulated):
+    def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
+        raise RuntimeError("no board\nanswers")
+
+
+class FractionalPrecisions(Simulated):
+    def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
+        return ((8.7, 8.2),)  # type: ignore[return-value]  # the mistake under test
+
+
+class NoDefinitions(Simulated):
+    definitions = None  # type: ignore[assignment]  # the mistake under test
+
+
+class ListedDefinitions(Simulated):
+    definitions = (("energy", "board"),)  # type: ignore[assignment]  # the mistake under test
+
+
+class OddDefinitions(Simulated):
+    definitions: Mapping[str, str] = {"power": "board"}
+
+
+class OddMaxima(Simulated):
+    maxima = "latency"
+
+
+class InFurlongs(Simulated):
+    units: Mapping[str, str] = {"latency": "furlong"}
+
+
+class TwoWords(Simulated):
+    units: Mapping[str, str] = {"energy [board]": "J"}
+
+
+class Peak(Simulated):
+    """Of which a network has the greatest of its layers'."""
+
+    units: Mapping[str, str] = {"latency": "s", "energy": "J"}
+    maxima = ("energy",)

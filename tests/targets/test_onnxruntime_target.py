@@ -16,7 +16,7 @@ from qsearch import registry
 from qsearch.errors import ConfigError
 from qsearch.layers import Layer
 from qsearch.protocols import Target
-from qsearch.targets.onnx_graphs import BLOCK, layer_graph
+from qsearch.targets.onnx_graphs import BLOCK, identity_graph, layer_graph
 from qsearch.targets.onnxruntime import OnnxRuntime
 from qsearch.targets.padding import padding
 from qsearch.testing.target import TargetContract
@@ -143,6 +143,22 @@ def test_a_layer_used_twice_takes_twice_as_long():
     once, both = OnnxRuntime(), OnnxRuntime()
     pairs = [(once.measure(layer, 32, 32)["latency"], both.measure(twice, 32, 32)["latency"]) for _ in range(15)]
     assert np.median([second / first for first, second in pairs]) == pytest.approx(2, rel=0.3)
+
+
+def test_a_call_that_computes_nothing_takes_less_than_a_large_layer():
+    """Half a millisecond would be a runtime at fault."""
+    target = OnnxRuntime()
+    floor = target.floor()["latency"]
+    assert 0 < floor < 5e-4
+    assert target.floor()["latency"] == floor, "taken once"
+    large = Layer("large", "linear", 2048, 2048)
+    assert min(target.measure(large, 32, 32)["latency"] for _ in range(5)) > floor
+
+
+def test_the_identity_is_run():
+    graph = identity_graph()
+    (found,) = OnnxRuntime().session(graph).run(None, {"x": graph.x + 3})
+    assert found.tolist() == [[3.0]]
 
 
 def test_options_are_checked_and_told():

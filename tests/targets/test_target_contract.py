@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qsearch import registry
+from qsearch.errors import QSearchError
 from qsearch.layers import Layer
 from qsearch.measuring import Bench
 from qsearch.protocols import Target
@@ -44,6 +45,12 @@ def test_the_example_is_measured_by_path(tmp_path):
         ("Text", "must be a number, got 'fast'"),
         ("WrongPrecisions", "must be within 1..32, got 64"),
         ("NoUnits", "has at least one metric"),
+        ("NoDefinitions", "definitions must be a mapping {metric: words}, got None"),
+        ("ListedDefinitions", "definitions must be a mapping {metric: words}, got (("),
+        ("OddDefinitions", "definitions of metrics without a unit: ['power']"),
+        ("OddMaxima", "maxima must be a set of metrics, got 'latency'"),
+        ("InFurlongs", "unknown unit of latency; got furlong"),
+        ("FractionalPrecisions", "must be integers, got 8.7"),
     ],
 )
 def test_the_contract_sees_what_is_wrong(kind, words):
@@ -57,7 +64,7 @@ def test_the_contract_sees_what_is_wrong(kind, words):
     for check in checks:
         try:
             check()
-        except (AssertionError, TypeError) as error:
+        except (AssertionError, TypeError, QSearchError) as error:
             found.append(str(error))
     assert any(words in text for text in found), found
 

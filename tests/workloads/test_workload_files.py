@@ -51,9 +51,9 @@ def test_data_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("QSEARCH_DATA", raising=False)
     assert data_roots() == (platform,)
     monkeypatch.setenv("QSEARCH_DATA", "somewhere")
-    assert data_roots(str(tmp_path)) == (tmp_path, Path("somewhere"), platform)
+    assert data_roots(tmp_path) == (tmp_path, Path("somewhere"), platform)
     with pytest.raises(DataError, match=r"option 'data' must name a folder; got .*missing"):
-        data_roots(str(tmp_path / "missing"))
+        data_roots(tmp_path / "missing")
 
 
 def test_find_takes_the_first(tmp_path: Path) -> None:
