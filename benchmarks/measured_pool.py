@@ -3,8 +3,8 @@
 Layers are those of MobileNetV2 at 224 pixels, of ResNet-20 and of the digits' network, each geometry once: convolutions of
 every size and stride, depthwise ones, and linear layers. Stopped and started again, it goes on where it was.
 
-Run ``OMP_NUM_THREADS=1 python benchmarks/measured_pool.py onnxruntime FOLDER`` (a minute), or ``zigzag FOLDER`` (about half an
-hour).
+Run ``OMP_NUM_THREADS=1 python benchmarks/measured_pool.py onnxruntime FOLDER`` (a minute), or ``zigzag FOLDER`` (some ten
+minutes).
 """
 
 from __future__ import annotations
