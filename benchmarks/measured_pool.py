@@ -1,7 +1,7 @@
 """Measures the pools that ``surrogate_samples.py`` learns from, on a target that is really run or simulated.
 
-Layers are those of MobileNetV2 at 224 pixels, of ResNet-20 and of the digits' network, each geometry once: convolutions of
-every size and stride, depthwise ones, and linear layers. Stopped and started again, it goes on where it was.
+Layers are those of MobileNetV2 at 224 pixels and of ResNet-20, each geometry once, and linear layers of the sizes that
+classifiers and transformers have. Stopped and started again, it goes on where it was.
 
 Run ``OMP_NUM_THREADS=1 python benchmarks/measured_pool.py onnxruntime FOLDER`` (a minute), or ``zigzag FOLDER`` (some ten
 minutes).
