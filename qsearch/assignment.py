@@ -96,6 +96,11 @@ class BitAssignment(Mapping[str, Bits]):
             raise SpaceError(f"site {site!r} has {kernels} kernels", got=f"{len(bits)} bitwidths")
         return np.asarray(bits, dtype=np.int64)
 
+    def highest(self, site: str) -> int:
+        """The highest bits among the kernels of ``site``; float where the assignment does not name it."""
+        bits = self._bits.get(site, FLOAT_BITS)
+        return bits if isinstance(bits, int) else max(bits)
+
     def mean_bits(self, site: str) -> float:
         """Mean over the kernels of ``site`` (all kernels of a layer have the same size)."""
         return float(np.mean(self._bits[site]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from qsearch.errors import (
     InfeasibleError,
     QSearchError,
     StorageError,
+    told,
 )
 from qsearch.evaluate.data import read
 from qsearch.layers import Layer
@@ -144,11 +144,7 @@ def _blamed(seam: str, name: str) -> Iterator[None]:
     except (QSearchError, OSError):
         raise
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise Failure(
-            f"the {seam} {name!r} raised an error",
-            got=f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
-        ) from error
+        raise Failure(f"the {seam} {name!r} raised an error", got=told(error)) from error
 
 
 def layers_of(workload: Workload) -> tuple[Layer, ...]:

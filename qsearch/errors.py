@@ -22,7 +22,9 @@ Every error says the rule that was broken, the value that broke it and the neare
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class QSearchError(Exception):
@@ -96,6 +98,12 @@ class Interrupted(Failure):
 
 class BudgetExhausted(Failure):
     """Nothing is left of the budget; a campaign ends on it."""
+
+
+def told(error: Exception) -> str:
+    """An error that is not ours in words, with the line that raised it: ``KeyError: 'x' (chip.py, line 12)``."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

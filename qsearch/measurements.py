@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def geometry(layer: Layer) -> Layer:
 def unnamed(layer: Layer) -> Layer:
     """A layer without its name. Cost models know what others keep alive: working memory depends on it."""
     return replace(layer, name="")
+
+
+def alike(layers: Iterable[Layer], key: Callable[[Layer], Layer]) -> dict[Layer, int]:
+    """The first layer of each key, :func:`geometry` or :func:`unnamed`, in order, and how many layers have it."""
+    first: dict[Layer, Layer] = {}
+    return dict(Counter(first.setdefault(key(layer), layer) for layer in layers))
 
 
 def short_name(target: str) -> str:

@@ -187,11 +187,10 @@ class Bench:
             return known
         pairs = self.precisions(layer)
         if (weight_bits, activation_bits) not in pairs:
-            shown = ", ".join(f"W{w}A{a}" for w, a in pairs[:12]) + (", …" if len(pairs) > 12 else "")
             raise ConfigError(
                 f"{self.name!r} does not run layer {layer.name!r} at these bits",
                 got=f"W{weight_bits}A{activation_bits}",
-                fix=f"it does at: {shown or 'none'}",
+                fix=f"it does at: {listed(pairs)}",
             )
         start = time.perf_counter()
         answer = self._process.ask((layer, weight_bits, activation_bits), self._warm_up, self._repeats, self._timeout)
@@ -247,6 +246,11 @@ class Bench:
         }
         if others:
             log.warning("%s also holds measurements of %s", self.store.path, "; ".join(sorted(others)))
+
+
+def listed(pairs: Sequence[Pair]) -> str:
+    """Pairs in words, a dozen of them: ``W4A8, W8A8``."""
+    return (", ".join(f"W{w}A{a}" for w, a in pairs[:12]) or "none") + (", …" if len(pairs) > 12 else "")
 
 
 def measure_points(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.assignment import BitArray, BitAssignment
 from qsearch.errors import CostModelError
 from qsearch.layers import Layer
 from qsearch.problem import Problem
@@ -66,10 +66,15 @@ class CostModel(Protocol):
         parts: dict[str, Mapping[str, float]] = {}
         for layer in layers:
             weight = assignment.vector(layer.weight_site, layer.kernels)
-            found = self.layer_cost(layer, weight, _activation_bits(layer, assignment))
+            # float for inputs that are no site, such as an embedding's indices
+            found = self.layer_cost(layer, weight, assignment.highest(layer.activation_site))
             if not isinstance(found, Mapping):
                 raise CostModelError("layer_cost must return a mapping {metric: cost}", got=type(found).__name__)
             parts[layer.name] = found
+        return self.added_up(parts)
+
+    def added_up(self, parts: Mapping[str, Mapping[str, float]]) -> Cost:
+        """Cost of a network from those of its layers: layer → metric → cost."""
         totals: dict[str, float] = {}
         for found in parts.values():  # plain addition: sum() is compensated from Python 3.12, vectorised sums are not
             for metric, value in found.items():
@@ -87,12 +92,6 @@ class CostModel(Protocol):
             for row in range(batch)
         ]
         return {metric: np.asarray([row.totals[metric] for row in rows]) for metric in rows[0].totals}
-
-
-def _activation_bits(layer: Layer, assignment: BitAssignment) -> int:
-    """Bits of the layer's input; float for inputs that are no site, such as an embedding's indices."""
-    bits = assignment.get(layer.activation_site, FLOAT_BITS)
-    return bits if isinstance(bits, int) else max(bits)
 
 
 class Target(Protocol):

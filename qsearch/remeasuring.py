@@ -18,10 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from qsearch import registry
-from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, Failure
 from qsearch.layers import Layer
 from qsearch.measured_table import QUARTILES
@@ -34,6 +32,9 @@ from qsearch.run import Run
 from qsearch.trial import Cost, Trial
 
 UNIFORM = 8
+
+Asked = tuple[str, BitAssignment, Cost | None]
+"""What an assignment is called, the assignment, and what was predicted of it."""
 
 
 def remeasure(
@@ -57,37 +58,54 @@ def remeasure(
         Failure: no layer could be measured.
         StorageError: the folder cannot be written.
     """
-    uniform = _uniform(run.info.layers)
     hardware = run.info.config["hardware"]
     model: CostModel = registry.create("cost_models", hardware["name"], hardware["options"])
     metrics = shared_metrics(run, bench, model)
-    asked: list[tuple[str, BitAssignment, Cost | None]] = [
-        (f"trial {trial.number}", trial.assignment, trial.cost) for trial in best_trials(run, top)
-    ]
-    asked.append((f"{UNIFORM} bits everywhere", uniform, model.estimate(run.info.layers, uniform)))
+    asked = _asked(run, model, top)
     points = _points(bench, run.info.layers, [assignment for _, assignment, _ in asked])
     on_start(len(points))
     taken = measure_points(bench, points, on_point)
-    missing = _missing(bench, run.info.layers, [assignment for _, assignment, _ in asked])
-    if len(missing) == len(run.info.layers):
+    found = _record(run, bench, metrics, asked, taken)
+    write(bench.folder / FILE, found)
+    return found
+
+
+def _asked(run: Run, model: CostModel, top: int) -> list[Asked]:
+    """The best assignments, and 8 bits everywhere."""
+    uniform = _uniform(run.info.layers)
+    return [
+        *((f"trial {trial.number}", trial.assignment, trial.cost) for trial in best_trials(run, top)),
+        (f"{UNIFORM} bits everywhere", uniform, model.estimate(run.info.layers, uniform)),
+    ]
+
+
+def _record(
+    run: Run, bench: Bench, metrics: Sequence[str], asked: Sequence[Asked], taken: Sequence[Measurement]
+) -> Remeasured:
+    """What was asked for, with what the bench knows by now.
+
+    Raises:
+        ConfigError, Failure: as :func:`remeasure`.
+    """
+    layers = run.info.layers
+    missing = _missing(bench, layers, [assignment for _, assignment, _ in asked])
+    if len(missing) == len(layers):
         raise Failure(f"target {bench.name!r} must measure some layer", got="; ".join(sorted(set(missing.values()))))
-    calls = sum(layer.uses for layer in run.info.layers if layer.name not in missing)
-    found = Remeasured(
+    calls = sum(layer.uses for layer in layers if layer.name not in missing)
+    return Remeasured(
         target=bench.name,
         options=dict(bench.store.subject.options),
-        model=hardware["name"],
+        model=run.info.config["hardware"]["name"],
         units={metric: bench.units[metric] for metric in metrics},
         definitions={metric: text for metric, text in bench.definitions.items() if metric in metrics},
         predicted_units={metric: run.info.units[metric] for metric in metrics},
         predicted_definitions={metric: text for metric, text in run.info.definitions.items() if metric in metrics},
-        assignments=tuple(_assignment(bench, run.info.layers, missing, metrics, *one) for one in asked),
+        assignments=tuple(_assignment(bench, layers, missing, metrics, *one) for one in asked),
         missing=missing,
         machine=taken[-1].machine,
         date=max(one.date for one in taken),
         floor={metric: calls * cost for metric, cost in floor_of(bench).items() if metric in metrics},
     )
-    write(bench.folder / FILE, found)
-    return found
 
 
 def floor_of(bench: Bench) -> dict[str, float]:
@@ -136,8 +154,7 @@ def _uniform(layers: Sequence[Layer]) -> BitAssignment:
 
 def bits_of(layer: Layer, assignment: BitAssignment) -> Pair:
     """(w, a): float where the assignment says nothing."""
-    weight, activation = (assignment.get(site, FLOAT_BITS) for site in (layer.weight_site, layer.activation_site))
-    return int(np.max(weight)), int(np.max(activation))
+    return assignment.highest(layer.weight_site), assignment.highest(layer.activation_site)
 
 
 def _pairs(bench: Bench, layer: Layer, bits: Pair) -> tuple[Pair, ...]:

@@ -68,16 +68,23 @@ class SearchProgress:
 
 
 @contextmanager
-def search_progress() -> Iterator[SearchProgress]:
-    """Progress bars on a terminal; silence elsewhere."""
+def progress_bars(note: str) -> Iterator[Progress]:
+    """Bars on a terminal, silence elsewhere: how many are done, the field ``note`` of each task, time taken and left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[best]}"),
+        TextColumn(f"{{task.fields[{note}]}}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+        yield bars
+
+
+@contextmanager
+def search_progress() -> Iterator[SearchProgress]:
+    """Bars of campaigns."""
+    with progress_bars("best") as bars:
         yield SearchProgress(bars)

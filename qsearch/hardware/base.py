@@ -22,14 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.errors import CostModelError, SpaceError
 from qsearch.hardware.constants import Constant, Platform, overridden
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel
 from qsearch.registry import PluginOptions
 from qsearch.space import SiteBits
-from qsearch.trial import Cost
 
 Costs = Mapping[str, NDArray[np.float64]]
 """Metric → cost of each assignment of a batch, shape (A,)."""
@@ -81,20 +80,6 @@ class VectorCostModel(CostModel):
         """
         costs = self._checked_costs(layer, np.asarray(weight_bits)[None], np.asarray([activation_bits]))
         return {metric: float(value[0]) for metric, value in costs.items()}
-
-    def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
-        """Cost of a network under one assignment, with its breakdown by layer."""
-        parts: dict[str, Mapping[str, float]] = {}
-        totals: dict[str, float] = {}
-        for layer in layers:
-            weight = assignment.vector(layer.weight_site, layer.kernels)
-            activation = int(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
-            parts[layer.name] = self.layer_cost(layer, weight, activation)
-            for metric, value in parts[layer.name].items():
-                # plain additions: sum() compensates for rounding in some versions of Python, NumPy does not
-                so_far = totals.get(metric, 0.0)
-                totals[metric] = max(so_far, value) if metric in self.maxima else so_far + value
-        return Cost(totals, dict(self.units), parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
         """Totals of a batch of A assignments: metric → shape (A,); no loop over the assignments.

@@ -38,7 +38,7 @@ from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import ConfigError, DataError, nearest
 from qsearch.hardware.constants import Constant
 from qsearch.hardware.lut_files import Entries, read_csv, read_names, read_npy
-from qsearch.hardware.tabulated import KernelRule, Table, Tabulated
+from qsearch.hardware.tabulated import KernelRule, Table, Tabulated, cheapest_holding
 from qsearch.layers import Layer
 from qsearch.registry import PluginOptions
 from qsearch.trial import Cost
@@ -141,7 +141,7 @@ class LookUpTable(Tabulated):
         sums: dict[tuple[str, str], float] = {}
         for layer in layers:
             weight = assignment.vector(layer.weight_site, layer.kernels)[None]
-            activation = np.atleast_1d(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
+            activation = np.asarray([assignment.highest(layer.activation_site)])
             spreads = self.looked_up(layer, self._filled(layer)[1], weight, activation)
             for metric, spread in spreads.items():
                 if metric in self.maxima:
@@ -248,11 +248,11 @@ def _between(
         return entries, spread
     if rule == "linear":
         return _bilinear(entries), _bilinear(np.where(np.isnan(entries), np.nan, spread))
-    costs, spreads = np.full_like(entries, np.nan), np.full_like(entries, np.nan)
-    pairs = np.argwhere(~np.isnan(entries))
-    least = 0 if pairs[:, 0].min() == 0 else 1  # what has no weights left runs at no wider bits
-    for w, a in sorted(pairs.tolist(), key=lambda pair: -entries[pair[0], pair[1]]):  # cheaper ones paint over dearer
-        costs[least : w + 1, : a + 1], spreads[least : w + 1, : a + 1] = entries[w, a], spread[w, a]
+    weight, activation = np.nonzero(~np.isnan(entries))
+    best = cheapest_holding(list(zip(weight.tolist(), activation.tolist(), strict=True)), entries[weight, activation])
+    if weight.min() > 0:
+        best[0] = -1  # what has no weights left runs at no wider bits
+    costs, spreads = (np.where(best < 0, np.nan, values[weight, activation][best]) for values in (entries, spread))
     return costs, spreads
 
 

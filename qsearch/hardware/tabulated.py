@@ -14,7 +14,7 @@ costs at the bits of each (``kernels: mean``). A layer without weights left, all
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -29,6 +29,23 @@ from qsearch.layers import Layer
 KernelRule = Literal["highest", "mean"]
 Table = Mapping[str, NDArray[np.float64]]
 """Metric → T, shape (33, 33), indexed by weight bits and activation bits."""
+
+
+def cheapest_holding(pairs: Sequence[tuple[int, int]], costs: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Which of several pairs of bits a layer runs at: the cheapest of those at least as wide.
+
+    Args:
+        pairs: weight and activation bits.
+        costs: at each of them, shape (n,).
+
+    Returns:
+        Index of the pair at (w, a), shape (33, 33); −1 where none is as wide.
+    """
+    found = np.full((FLOAT_BITS + 1, FLOAT_BITS + 1), -1, dtype=np.intp)
+    for index in np.argsort(-costs, kind="stable"):  # the cheapest last: it stays where several are wide enough
+        weight, activation = pairs[index]
+        found[: weight + 1, : activation + 1] = index
+    return found
 
 
 class Tabulated(VectorCostModel):

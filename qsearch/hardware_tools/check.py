@@ -6,16 +6,14 @@ import inspect
 import json
 import re
 import textwrap
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
-from qsearch.errors import CostModelError, Failure, QSearchError
+from qsearch.errors import CostModelError, Failure, QSearchError, told
 from qsearch.hardware_tools.check_options import make, options_of
 from qsearch.protocols import CostModel, Target
 from qsearch.registry import Seam, load, names
@@ -147,9 +145,7 @@ def _reason(error: Exception) -> str:
     """What went wrong in one line; of an error that is not ours, also where."""
     if isinstance(error, AssertionError | QSearchError) and str(error):
         return " ".join(str(error).split())
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({place})"
+    return told(error)
 
 
 def _print(name: str, findings: Sequence[Finding]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -12,7 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from qsearch import registry
 from qsearch.arguments import plain_name
-from qsearch.errors import ConfigError, Failure, QSearchError
+from qsearch.errors import ConfigError, Failure, QSearchError, told
 
 
 def make(seam: registry.Seam, name: str, options: Mapping[str, Any]) -> Any:
@@ -27,11 +25,7 @@ def make(seam: registry.Seam, name: str, options: Mapping[str, Any]) -> Any:
     except (QSearchError, OSError):
         raise
     except Exception as error:  # the user's class may fail in any way
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise Failure(
-            f"the class of {name!r} raised an error when it was made",
-            got=f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
-        ) from error
+        raise Failure(f"the class of {name!r} raised an error when it was made", got=told(error)) from error
 
 
 def options_of(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -273,7 +273,7 @@ def _provenance(bench: Bench, request: FitRequest, measured: Sequence[Measuremen
     found = {
         "target": subject.target,
         "options": dict(subject.options),
-        "digest": getattr(subject, "source", ""),
+        "digest": subject.source,
         "machines": sorted({one.machine for one in measured}),
         "versions": versions,
         "first_measured": dates[0],

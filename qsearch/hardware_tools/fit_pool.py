@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from qsearch.errors import ConfigError
+from qsearch.hardware_tools.bits import bits_asked
 from qsearch.layers import Layer
 from qsearch.measurements import Point, geometry
 from qsearch.measuring import Bench
@@ -15,9 +16,8 @@ from qsearch.surrogates.features import kind_of
 Pairs = dict[str, tuple[tuple[int, int], ...]]
 """Kind of layers → pairs of weight and activation bits."""
 
-FEW = 6
-"""Bitwidths of a target that are all asked for where none are named; of more only those of :data:`USUAL`."""
 USUAL = range(2, 9)
+"""Bits that are asked for of a target that runs at many, where none are named."""
 LEAST_LEARNED = 6
 """Points below which a pool is too small to learn from."""
 JUDGED = 4
@@ -37,14 +37,16 @@ def points_of(
     Raises:
         ConfigError: there is no such point.
     """
-    runs = {key: bench.precisions(layer) for key, layer in {geometry(one): one for one in reversed(layers)}.items()}
-    known = [pair for pairs in runs.values() for pair in pairs]
-    weights, activations = _asked({w for w, _ in known}, weight_bits), _asked({a for _, a in known}, activation_bits)
+    firsts = {geometry(layer): layer for layer in reversed(layers)}.values()
+    runs = [(layer, bench.precisions(layer)) for layer in firsts]
+    known = [pair for _, pairs in runs for pair in pairs]
+    weights = bits_asked({weight for weight, _ in known}, weight_bits, USUAL)
+    activations = bits_asked({activation for _, activation in known}, activation_bits, USUAL)
     found: list[Point] = []
-    for layer in {geometry(layer): layer for layer in reversed(layers)}.values():
+    for layer, every in runs:
         pairs = [
             (weight, activation)
-            for weight, activation in runs[geometry(layer)]
+            for weight, activation in every
             if weight in weights and (activation in activations or layer.kind == "embedding")
         ]
         if layer.kind == "embedding":
@@ -54,12 +56,6 @@ def points_of(
         shown = ", ".join(f"W{weight}A{activation}" for weight, activation in sorted(set(known))[:8])
         raise ConfigError("the target runs no layer at the bits asked for", fix=f"it does at: {shown or 'none'}")
     return found
-
-
-def _asked(known: set[int], bits: Collection[int] | None) -> set[int]:
-    if bits is not None:
-        return set(bits)
-    return known & set(USUAL) or known if len(known) > FEW else known
 
 
 def counts(pool: int, samples: int, held_out: int) -> tuple[int, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from qsearch.terminal import stderr
+from qsearch.terminal import progress_bars
 
 
 class FitProgress:
@@ -35,15 +35,6 @@ class FitProgress:
 
 @contextmanager
 def fit_progress(samples: int, held_out: int) -> Iterator[FitProgress]:
-    """Bars on a terminal; silence elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
+    """The bars, while they are needed."""
+    with progress_bars("note") as bars:
         yield FitProgress(bars, samples, held_out)

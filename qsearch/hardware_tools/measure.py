@@ -6,26 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from qsearch import arguments, registry
 from qsearch.assignment import FLOAT_BITS
 from qsearch.campaign import layers_of
 from qsearch.commands import print_json
 from qsearch.errors import ConfigError, Failure, Interrupted
+from qsearch.hardware_tools.bits import bits_asked
 from qsearch.hardware_tools.check_options import options_of
 from qsearch.hardware_tools.measure_table import failure_lines, tables, to_json
 from qsearch.hardware_tools.show_table import print_narrow
 from qsearch.layers import Layer
 from qsearch.measured_table import TABLE, write_table
-from qsearch.measurements import Measurement, Point
-from qsearch.measuring import Bench, Pair, measure_points
-from qsearch.terminal import set_up_logging, stderr
+from qsearch.measurements import Measurement, Point, alike
+from qsearch.measuring import Bench, Pair, listed, measure_points
+from qsearch.terminal import progress_bars, set_up_logging, stderr
 
 USUAL_BITS = (2, 4, 8, FLOAT_BITS)
 """What is measured of a target that runs at many bits, where none are asked for."""
-_FEW = 6
-"""Bits, of weights or of activations, that are all measured."""
 
 
 def run(
@@ -64,7 +63,9 @@ def run(
     points = points_of(bench, layers, weight_bits, activation_bits)
     if narrowed := _narrowed(bench, points, weight_bits, activation_bits):
         stderr.print(narrowed, highlight=False, soft_wrap=True)
-    found = _measure(bench, points)
+    with watched(bench, arguments.plain_name(target)) as bar:
+        bar.start(len(points))
+        found = measure_points(bench, points, bar.advance)
     written = write_tables(bench, networks)
     failed = [one for one in found if one.failure]
     if len(failed) == len(found):
@@ -87,9 +88,7 @@ def points_of(
     Raises:
         ConfigError: there are none.
     """
-
-    unique = {bench.geometry(layer): layer for layer in reversed(layers)}  # the first layer of each geometry names it
-    firsts = [layer for layer in layers if unique[bench.geometry(layer)] is layer]
+    firsts = list(alike(layers, bench.geometry))  # the first layer of each geometry names it
     points = [
         (layer, *pair)
         for layer in firsts
@@ -97,9 +96,8 @@ def points_of(
     ]
     if not points:
         known = sorted({pair for layer in firsts for pair in bench.precisions(layer)})
-        shown = ", ".join(f"W{w}A{a}" for w, a in known[:12]) + (", …" if len(known) > 12 else "")
         raise ConfigError(
-            f"{bench.name!r} must run some layer at the bits that are asked for", fix=f"it does at: {shown or 'none'}"
+            f"{bench.name!r} must run some layer at the bits that are asked for", fix=f"it does at: {listed(known)}"
         )
     return points
 
@@ -108,15 +106,9 @@ def asked_pairs(
     pairs: Sequence[Pair], weight_bits: Sequence[int] | None, activation_bits: Sequence[int] | None
 ) -> list[Pair]:
     """Those of a layer's pairs that are to be measured; without bits, all of a few and the usual ones of many."""
-    weights = _asked({weight for weight, _ in pairs}, weight_bits)
-    activations = _asked({activation for _, activation in pairs}, activation_bits)
+    weights = bits_asked({weight for weight, _ in pairs}, weight_bits, USUAL_BITS)
+    activations = bits_asked({activation for _, activation in pairs}, activation_bits, USUAL_BITS)
     return [pair for pair in pairs if pair[0] in weights and pair[1] in activations]
-
-
-def _asked(known: set[int], bits: Sequence[int] | None) -> set[int]:
-    if bits is not None:
-        return set(bits)
-    return known & set(USUAL_BITS) or known if len(known) > _FEW else known
 
 
 def _narrowed(
@@ -147,18 +139,6 @@ def write_tables(bench: Bench, networks: Mapping[str, Sequence[Layer]]) -> dict[
     return written
 
 
-def _measure(bench: Bench, points: Sequence[Point]) -> list[Measurement]:
-    try:
-        with bench, progress(arguments.plain_name(bench.name)) as bar:
-            bar.start(len(points))
-            return measure_points(bench, points, bar.advance)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted",
-            fix=f"{len(bench.store.all)} measurements are kept in {bench.folder}; the same command goes on",
-        ) from None
-
-
 class PointProgress:
     """A bar: points, the last of them, time left."""
 
@@ -178,19 +158,20 @@ class PointProgress:
 
 
 @contextmanager
-def progress(name: str) -> Iterator[PointProgress]:
-    """A progress bar on a terminal; silence elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[last]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
-        yield PointProgress(bars, name)
+def watched(bench: Bench, name: str) -> Iterator[PointProgress]:
+    """An open bench, with a bar of this name.
+
+    Raises:
+        Interrupted: by the user; what was measured is kept.
+    """
+    try:
+        with bench, progress_bars("last") as bars:
+            yield PointProgress(bars, name)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted",
+            fix=f"{len(bench.store.all)} measurements are kept in {bench.folder}; the same command goes on",
+        ) from None
 
 
 def _closing(bench: Bench, written: Mapping[str, Path]) -> list[str]:

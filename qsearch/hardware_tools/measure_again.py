@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qsearch.arguments import plain_name
-from qsearch.errors import Interrupted
 from qsearch.hardware_tools.check_options import options_of
-from qsearch.hardware_tools.measure import progress
+from qsearch.hardware_tools.measure import watched
 from qsearch.measuring import Bench
 from qsearch.remeasured import Remeasured, folder_of
 from qsearch.remeasuring import remeasure
@@ -36,11 +35,5 @@ def measure_again(runs: Sequence[Run], target: str, top: int, set_: Sequence[str
 
 def _measure(run: Run, target: str, options: dict[str, object], top: int) -> Remeasured:
     bench = Bench(target, options, folder_of(run, target, options))
-    try:
-        with bench, progress(f"{run.config.name} on {plain_name(target)}") as bar:
-            return remeasure(run, bench, top, bar.start, bar.advance)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "interrupted",
-            fix=f"{len(bench.store.all)} measurements are kept in {bench.folder}; the same command goes on",
-        ) from None
+    with watched(bench, f"{run.config.name} on {plain_name(target)}") as bar:
+        return remeasure(run, bench, top, bar.start, bar.advance)

@@ -14,7 +14,7 @@ from rich.text import Text
 from qsearch.arguments import plain_name
 from qsearch.assignment import FLOAT_BITS
 from qsearch.layers import Layer
-from qsearch.measurements import Measurement
+from qsearch.measurements import Measurement, alike
 from qsearch.measuring import Bench, Pair
 from qsearch.remeasuring import floor_of
 from qsearch.report import wording
@@ -27,7 +27,7 @@ _FAILURES = 8
 def tables(bench: Bench, name: str, layers: Sequence[Layer], pairs: Sequence[Pair]) -> list[tuple[Table, list[str]]]:
     """For each metric a table, layer by pair of bits, and what stands below it. Layers of one geometry share a row."""
     shown, every = chosen(pairs, _most(bench, pairs)), set(pairs)
-    below = [_legend(bench, shown, len(_alike(bench, layers)) < len(layers))]
+    below = [_legend(bench, shown, len(alike(layers, bench.geometry)) < len(layers))]
     if len(shown) < len(every):
         below.append(f"in the table's file: {wording.count(len(every) - len(shown), 'more pair')} of bits")
     return [
@@ -76,13 +76,13 @@ def _table(bench: Bench, title: str, layers: Sequence[Layer], shown: Sequence[Pa
         pad_edge=False,
         collapse_padding=True,
     )
-    alike = _alike(bench, layers)
+    rows = alike(layers, bench.geometry)
     table.add_column("layer", overflow="fold", min_width=8)
     table.add_column("#", justify="right")
-    columns = [_column(bench, list(alike), pair, metric, factor, pair != FLOAT and FLOAT in shown) for pair in shown]
+    columns = [_column(bench, list(rows), pair, metric, factor, pair != FLOAT and FLOAT in shown) for pair in shown]
     for header, _ in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    for place, (layer, number) in enumerate(alike.items()):
+    for place, (layer, number) in enumerate(rows.items()):
         table.add_row(Text(layer.name), str(number), *(cells[place] for _, cells in columns))
     return table
 
@@ -98,16 +98,6 @@ def _column(
     ratios = [_relative(bench, layer, pair, metric) for layer in layers]
     width = max(map(len, ratios))
     return f"{name} {'×':>{width}}", [f"{cell} {ratio:>{width}}" for cell, ratio in zip(cells, ratios, strict=True)]
-
-
-def _alike(bench: Bench, layers: Sequence[Layer]) -> dict[Layer, int]:
-    """The first layer of each geometry, and how many have it."""
-    first: dict[Layer, Layer] = {}
-    found: dict[Layer, int] = {}
-    for layer in layers:
-        name = first.setdefault(bench.geometry(layer), layer)
-        found[name] = found.get(name, 0) + 1
-    return found
 
 
 def _cell(bench: Bench, layer: Layer, pair: Pair, metric: str, factor: float) -> str:
@@ -173,7 +163,9 @@ def floor_lines(bench: Bench, layers: Sequence[Layer], pairs: Sequence[Pair], me
     floor = floor_of(bench).get(metric)
     if floor is None:
         return []
-    known = [bench.store.find(layer, *pair) for layer, pair in product(_alike(bench, layers), sorted(set(pairs)))]
+    known = [
+        bench.store.find(layer, *pair) for layer, pair in product(alike(layers, bench.geometry), sorted(set(pairs)))
+    ]
     found = [one for one in known if one is not None]
     most = sum(one.value(metric) / one.layer.uses <= 2 * floor for one in found)
     start = f"a call that computes nothing takes {wording.amount(floor, bench.units[metric])} of each reading"

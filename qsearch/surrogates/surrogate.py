@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import ConfigError, DataError, SpaceError
 from qsearch.hardware.constants import Constant
-from qsearch.hardware.tabulated import KernelRule, Table, Tabulated
+from qsearch.hardware.tabulated import KernelRule, Table, Tabulated, cheapest_holding
 from qsearch.layers import Layer
 from qsearch.measurements import geometry
 from qsearch.registry import PluginOptions
@@ -123,7 +123,7 @@ class Surrogate(Tabulated):
         deviations = {}
         for metric in self.units:
             rows, shares = network.rows(metric, runs), runs.share
-            if metric in self.maxima and len(layers):
+            if metric in self.maxima:
                 greatest = int(np.argmax([cost.layers[layer.name][metric] for layer in layers]))
                 rows, shares = rows[runs.layer == greatest], shares[runs.layer == greatest]
             deviations[metric] = network.deviation(metric, rows, shares)
@@ -134,15 +134,10 @@ class Surrogate(Tabulated):
         costs = {} if self.kernels == "mean" else {metric: network.costs(metric, runs) for metric in self.units}
         if not costs or any(found is None for found in costs.values()):
             return None
-        columns = {metric: found.tolist() for metric, found in costs.items() if found is not None}
-        totals: dict[str, float] = {}
-        for metric, column in columns.items():
-            totals[metric] = 0.0
-            for value in column:  # plain additions, as in a batch
-                totals[metric] = max(totals[metric], value) if metric in self.maxima else totals[metric] + value
-        rows = zip(*columns.values(), strict=True)
-        parts = {layer.name: dict(zip(columns, row, strict=True)) for layer, row in zip(layers, rows, strict=True)}
-        return Cost(totals, dict(self.units), parts)
+        rows = zip(*(found.tolist() for found in costs.values() if found is not None), strict=True)
+        return self.added_up(
+            {layer.name: dict(zip(costs, row, strict=True)) for layer, row in zip(layers, rows, strict=True)}
+        )
 
     def interval(
         self, layers: Sequence[Layer], assignment: BitAssignment, level: float = 0.9, seed: int = 0
@@ -223,28 +218,29 @@ class Surrogate(Tabulated):
         every = {pair for pairs in self.fitted.pairs.values() for pair in pairs}
         return self.fitted.pairs.get(kind) or tuple(sorted(every))
 
-    def _answers(self, kind: str) -> NDArray[np.int_]:
-        """1 where a pair at least as wide is known of a kind; else −1. Shape (33, 33)."""
-        found = np.full((FLOAT_BITS + 1, FLOAT_BITS + 1), -1)
-        for weight, activation in self._pairs(kind):
-            found[1 : weight + 1, 1 : (FLOAT_BITS if kind == "embedding" else activation) + 1] = 1
+    def _answers(self, kind: str) -> NDArray[np.intp]:
+        """Some pair at least as wide that is known of a kind; −1 where there is none. Shape (33, 33)."""
+        return self._best(kind, np.zeros(len(self._pairs(kind))))
+
+    def _best(self, kind: str, costs: Floats) -> NDArray[np.intp]:
+        """Index of the pair of a kind that answers at (w, a), given what each costs; −1 where none does. Shape (33, 33)."""
+        pairs = [
+            (weight, FLOAT_BITS if kind == "embedding" else activation) for weight, activation in self._pairs(kind)
+        ]
+        found = cheapest_holding(pairs, costs)
+        found[0], found[:, 0] = -1, -1
         return found
 
     def _work_out(self, layer: Layer) -> Known:
         """T, and the index of the pair that answers at each (w, a), metric by metric."""
         kind = kind_of(layer)
-        pairs, within = self._pairs(kind), self._answers(kind) >= 0
-        batch = Batch.of([(layer, *pair) for pair in pairs])
+        batch = Batch.of([(layer, *pair) for pair in self._pairs(kind)])
         table, answers = {}, {}
         for metric, model in self.fitted.models.items():
             mean, variance = model.predict(batch)
             cost = cost_mean(mean, variance + model.noise(batch))
-            best = np.full(within.shape, -1)
-            for index in np.argsort(-cost, kind="stable"):  # the cheapest last: it stays where several answer
-                weight, activation = pairs[index]
-                best[: weight + 1, : (FLOAT_BITS if kind == "embedding" else activation) + 1] = index
-            answers[metric] = np.where(within, best, -1)
-            table[metric] = np.where(within, cost[best], np.nan)
+            best = answers[metric] = self._best(kind, cost)
+            table[metric] = np.where(best < 0, np.nan, cost[best])
             table[metric][0] = 0.0
         return Known(table, answers, batch)
 
@@ -253,9 +249,7 @@ class Surrogate(Tabulated):
         found: list[tuple[int, int, int, float]] = []
         for index, layer in enumerate(layers):
             bits = assignment.vector(layer.weight_site, layer.kernels)
-            activation = FLOAT_BITS
-            if layer.kind != "embedding":
-                activation = int(np.max(assignment.get(layer.activation_site, FLOAT_BITS)))
+            activation = FLOAT_BITS if layer.kind == "embedding" else assignment.highest(layer.activation_site)
             counts = {int(bits.max()): len(bits)} if self.kernels == "highest" else Counter(bits.tolist())
             found.extend((index, weight, activation, count / len(bits)) for weight, count in counts.items() if weight)
         columns = np.asarray(found, dtype=np.float64).reshape(len(found), 4).T

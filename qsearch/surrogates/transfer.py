@@ -10,6 +10,8 @@ predicted from all others: the source is used where it makes the log density of 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,17 +38,11 @@ def fit_with_source(
     Raises:
         DataError: as :meth:`LogCost.fit`.
     """
+    fit = partial(LogCost.fit, batch, y, seed=seed, per_kind=per_kind)
     if source is None:
-        return LogCost.fit(batch, y, seed=seed, per_kind=per_kind, known=known)
+        return fit(known=known)
     used, alone = (
-        LogCost.fit(
-            batch,
-            y,
-            seed=seed,
-            per_kind=per_kind,
-            source=chosen,
-            known=known if known is not None and (known.source is None) == (chosen is None) else None,
-        )
+        fit(source=chosen, known=known if known is not None and (known.source is None) == (chosen is None) else None)
         for chosen in (source, None)
     )
     return used if len(y) * (used.leave_one_out - alone.leave_one_out) > GAIN else alone

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising_bits import check_no_bit_can_be_raised_at_a_saving
 
 from qsearch.costs import NetworkCost
 from qsearch.errors import ConfigError, CostModelError, SpaceError
@@ -26,6 +28,7 @@ from qsearch.layers import Layer
 from qsearch.problem import Constraint, resolve
 from qsearch.registry import create
 from qsearch.space import build_space
+from qsearch.testing.networks import resnet20
 
 CONV = Layer("conv", "conv", 16, 32, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 4,608 weights, 294,912 MACs
 DEPTHWISE = Layer("dw", "conv", 32, 32, (3, 3), (1, 1), 32, (8, 8), (8, 8))  # 288 weights
@@ -53,20 +56,6 @@ MODELS = [
 
 def cost(model, layer, weight, activation):
     return model.layer_cost(layer, np.broadcast_to(weight, (layer.kernels,)), activation)
-
-
-def resnet20():
-    """The layers of a CIFAR-10 ResNet-20."""
-    layers = [Layer("conv1", "conv", 3, 16, (3, 3), (1, 1), 1, (32, 32), (32, 32))]
-    channels, size = 16, 32
-    for stage, width in enumerate((16, 32, 64)):
-        for index in range(6):
-            stride = 2 if stage and index == 0 else 1
-            out = size // stride
-            name = f"layer{stage}.{index}"
-            layers.append(Layer(name, "conv", channels, width, (3, 3), (stride, stride), 1, (size, size), (out, out)))
-            channels, size = width, out
-    return (*layers, Layer("fc", "linear", 64, 10))
 
 
 class TestSize:
@@ -315,21 +304,7 @@ def geometries(draw):
 @given(st.sampled_from(MODELS), geometries(), st.data())
 @settings(max_examples=600, deadline=None)
 def test_no_bit_can_be_raised_at_a_saving(model, layer, data):
-    """Exactly, without room for rounding: kernel by kernel, all kernels at once, and the input."""
-    bits = st.integers(0, 32)
-    low = np.asarray(data.draw(st.lists(bits, min_size=layer.kernels, max_size=layer.kernels)))
-    activation = data.draw(st.integers(1, 32))
-    kernel = data.draw(st.integers(0, layer.kernels - 1))
-    one, every = low.copy(), np.maximum(low, data.draw(bits))
-    one[kernel] = data.draw(st.integers(int(low[kernel]), 32))
-    before = cost(model, layer, low, activation)
-    for after in (
-        cost(model, layer, one, activation),
-        cost(model, layer, every, activation),
-        cost(model, layer, low, data.draw(st.integers(activation, 32))),
-    ):
-        for metric, value in before.items():
-            assert 0 <= value <= after[metric] < np.inf
+    check_no_bit_can_be_raised_at_a_saving(partial(cost, model, layer), layer, data)
 
 
 @given(st.sampled_from(MODELS), st.lists(geometries(), min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32))
