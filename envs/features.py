@@ -63,7 +63,10 @@ def columns(names: tuple[str, ...]) -> Mapping[str, int]:
 
 
 def geometry(layer: Layer) -> dict[str, float]:
-    """A layer in numbers, as HAQ has them: 0 for the stride of a linear layer, 1 for its kernel."""
+    """A layer in numbers, as HAQ has them: 0 for the stride of a linear layer, 1 for its kernel.
+
+    ``params`` of a product of two activations are the numbers of its other operand.
+    """
     return {
         "depthwise": float(layer.depthwise),
         "in_channels": float(layer.in_channels),
@@ -92,7 +95,7 @@ def static_features(
                 **geometry(layer),
                 "layer": float(order[layer.name]),
                 "kernel_index": decision.kernel / max(variable.length - 1, 1),
-                "activation": float(variable.name == layer.activation_site),
+                "activation": float(schedule.space.site(variable.name).role == "activation"),
             }
         )
     found = np.zeros((len(rows), len(names)), dtype=np.float32)

@@ -17,7 +17,10 @@ UNDECIDED = (226, 226, 226)
 
 
 def ansi(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> str:
-    """A line per layer: bits of its weight and its input, "·" where they are not decided yet; "=" marks fixed ones."""
+    """A line per layer: bits of its weight and its input, "·" where they are not decided yet; "=" marks fixed ones.
+
+    A product of two activations has no weight, but an other operand.
+    """
     known = _decided_sites(problem.space, decided)
     bits = {name: value[0] for name, value in problem.space.bits(x[None]).items()}
 
@@ -28,7 +31,11 @@ def ansi(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> 
         return f"{role} {mark}{_shown(bits[site]) if known[site] else '·'}"
 
     rows = [
-        (layer.name, cell("weight", layer.weight_site), cell("input", layer.activation_site))
+        (
+            layer.name,
+            cell("other" if layer.kind == "matmul" else "weight", layer.weight_site),
+            cell("input", layer.activation_site),
+        )
         for layer in problem.layers
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -38,6 +45,8 @@ def ansi(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> 
 
 def picture(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """A row per layer: a cell for its input, then its kernels from left to right. Dark is few bits, bright is many.
+
+    The other operand of a product of two activations stands where kernels do.
 
     Returns:
         Pixels, shape (layers · (ROW + GAP) + GAP, SIDE + WIDTH + 3·GAP, 3).

@@ -23,14 +23,14 @@ def bits(text: str) -> list[int]:
     return found
 
 
-def objective(text: str) -> dict[str, str]:
-    """``accuracy`` is maximised, any other metric minimised, unless ``:max`` or ``:min`` stands behind it.
+def objective(text: str, quality: str) -> dict[str, str]:
+    """The metric ``quality`` of the workload is maximised, any other minimised, unless ``:max`` or ``:min`` stands behind it.
 
     Raises:
         ConfigError: something else stands behind it.
     """
     metric, _, direction = text.partition(":")
-    directions = {"max": "maximize", "min": "minimize", "": "maximize" if metric == "accuracy" else "minimize"}
+    directions = {"max": "maximize", "min": "minimize", "": "maximize" if metric == quality else "minimize"}
     if direction not in directions:
         raise ConfigError("an objective is METRIC, METRIC:max or METRIC:min", got=text)
     return {"metric": metric, "direction": directions[direction]}

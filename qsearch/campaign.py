@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from qsearch import registry
+from qsearch.anatomy import Anatomy
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.config import CampaignConfig, dump
 from qsearch.costs import NetworkCost
@@ -34,7 +35,7 @@ from qsearch.ledger import Ledger
 from qsearch.oracle import CampaignOracle, checked
 from qsearch.problem import Problem, resolve
 from qsearch.protocols import Evaluator, HeldOutEvaluator, Searcher, Workload
-from qsearch.quantize.trace import trace_layers
+from qsearch.quantize.trace import examine
 from qsearch.run import CONFIG_FILE, Run, RunInfo, provenance, read_config, read_info, storage_url
 from qsearch.serialise import quality_to_json
 from qsearch.space import build_space
@@ -60,6 +61,7 @@ class Setting:
     evaluator: Evaluator
     problem: Problem
     float_quality: Quality
+    anatomy: Anatomy
 
 
 def prepare(config: CampaignConfig) -> Setting:
@@ -72,14 +74,15 @@ def prepare(config: CampaignConfig) -> Setting:
         cost_model = registry.create("cost_models", config.hardware.name, config.hardware.options)
     with _blamed("workload", config.workload.name):
         workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
-        layers = layers_of(workload)
-    space = build_space(layers, **config.space.model_dump())
+        anatomy = anatomy_of(workload)
+        layers = anatomy.layers
+    space = build_space(layers, **{**config.space.model_dump(), "ties": anatomy.groups(config.space.ties)})
     with _blamed("evaluator", config.evaluator.name):
         evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
         float_quality = checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
     with _blamed("cost model", config.hardware.name):
         problem = _problem(config, NetworkCost(cost_model, layers, space), float_quality)
-    return Setting(workload, evaluator, problem, float_quality)
+    return Setting(workload, evaluator, problem, float_quality, anatomy)
 
 
 def build_searcher(config: CampaignConfig) -> Searcher:
@@ -122,7 +125,28 @@ def check_same(
         )
 
 
+def _check_objectives(config: CampaignConfig, cost: NetworkCost, quality: str) -> None:
+    """Hold the objectives against what the workload, now made, calls its score.
+
+    Their names and directions were written, or guessed, from its class alone. One that minimises the score is warned of:
+    it may be meant.
+
+    Raises:
+        ConfigError: one is neither the score, nor the loss, nor a cost.
+    """
+    for objective in config.objectives:
+        if objective.metric == quality and objective.direction == "minimize":
+            log.warning("the search minimises %s, of which more is better; %s:max maximises it", quality, quality)
+        if objective.metric not in (quality, "loss", *cost.units):
+            raise ConfigError(
+                f"unknown metric {objective.metric!r} in an objective",
+                fix=f"the score of workload {config.workload.name!r} is {quality!r}: say {quality}:max, "
+                f"or one of {', '.join(('loss', *cost.units))}",
+            )
+
+
 def _problem(config: CampaignConfig, cost: NetworkCost, float_quality: Quality) -> Problem:
+    _check_objectives(config, cost, float_quality.name)
     problem = Problem(
         space=cost.space,
         cost=cost,
@@ -148,13 +172,18 @@ def _blamed(seam: str, name: str) -> Iterator[None]:
 
 
 def layers_of(workload: Workload) -> tuple[Layer, ...]:
-    """The layers of a workload's network, traced on its first calibration batch.
+    """The layers of a workload's network; see :func:`anatomy_of`."""
+    return anatomy_of(workload).layers
+
+
+def anatomy_of(workload: Workload) -> Anatomy:
+    """Layers, ties and what stays in float of a workload's network, found on its first calibration batch.
 
     Raises:
         DataError: the calibration loader is empty or yields what is no batch, or the network does not run on it.
     """
     first = read(islice(workload.calibration(), 1), f"calibration loader of workload {workload.name!r}")
-    return trace_layers(workload.model(), first.inputs)
+    return examine(workload.model(), first.inputs)
 
 
 class Campaign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -39,6 +40,7 @@ _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: searcher.options.sampler=gp")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the workload's data.", show_default=False)]
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]
 
 
@@ -67,17 +69,23 @@ def _fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def _with_data(changes: list[str], data: Path | None) -> list[str]:
+    """Settings to change, the folder of the workload's data in front of them."""
+    return changes if data is None else [f"workload.options.data={json.dumps(str(data))}", *changes]
+
+
 @app.command()
 def run(
     file: Annotated[Path, typer.Argument(help="A campaign file.", show_default=False)],
     runs: RunsOption = Path("runs"),
+    data: DataOption = None,
     set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Run a campaign file; resume it where it was stopped."""
     from qsearch import commands, config
 
-    commands.search(config.override(config.load(file), set_, str(file)), runs, as_json)
+    commands.search(config.override(config.load(file), _with_data(set_, data), str(file)), runs, as_json)
 
 
 @app.command()
@@ -86,9 +94,10 @@ def search(
     hardware: Annotated[str, typer.Option(help="Cost model.")] = "bismo",
     searcher: Annotated[list[str], typer.Option(help="Searcher; repeat it to compare.")] = ["auto"],
     constraint: Annotated[list[str], typer.Option(help="latency<=0.6 is 0.6 of uniform-8.")] = [],
-    objective: Annotated[list[str], typer.Option(help="Metric, METRIC:max or METRIC:min; repeat it for a front.")] = [
-        "accuracy"
-    ],
+    objective: Annotated[
+        list[str],
+        typer.Option(help="Metric, METRIC:max or METRIC:min; repeat it for a front.  [default: the workload's]"),
+    ] = [],
     evaluations: Annotated[int, typer.Option(help="Budget.")] = 64,
     seed: Annotated[list[int], typer.Option(help="Repeat it for several seeds.")] = [0],
     weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
@@ -97,12 +106,14 @@ def search(
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
     name: Annotated[str | None, typer.Option(help="Name of the run.  [default: WORKLOAD-HARDWARE]")] = None,
     runs: RunsOption = Path("runs"),
+    data: DataOption = None,
     set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Search without a campaign file."""
     from qsearch import commands, config
 
+    quality = config.quality_name(workload)
     settings: dict[str, Any] = {
         "name": name or f"{arguments.plain_name(workload)}-{arguments.plain_name(hardware)}",
         "seed": seed,
@@ -116,12 +127,11 @@ def search(
             "activation_bits": arguments.bits(activation_bits),
             "granularity": granularity,
         },
-        "objectives": [arguments.objective(text) for text in objective],
+        "objectives": [arguments.objective(text, quality) for text in objective or [quality]],
         "constraints": constraint,
     }
-    commands.search(
-        config.override(config.parse(settings, "the command line"), set_, "the command line"), runs, as_json
-    )
+    parsed = config.parse(settings, "the command line")
+    commands.search(config.override(parsed, _with_data(set_, data), "the command line"), runs, as_json)
 
 
 @app.command()
@@ -133,6 +143,7 @@ def sensitivity(
     granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
     output: Annotated[Path | None, typer.Option(help="Folder for a page, plots, CSV and JSON.")] = None,
+    data: DataOption = None,
     set_: Annotated[list[str], typer.Option("--set", help="Change a setting: sensitivity.options.samples=64")] = [],
     as_json: JsonOption = False,
 ) -> None:
@@ -149,7 +160,21 @@ def sensitivity(
             "granularity": granularity,
         },
     }
-    commands.sensitivity(survey.parse(settings, set_, "the command line"), output, as_json)
+    commands.sensitivity(survey.parse(settings, _with_data(set_, data), "the command line"), output, as_json)
+
+
+@app.command()
+def inspect(
+    workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
+    data: DataOption = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Change a setting: evaluator.options.samples=500")] = [],
+    as_json: JsonOption = False,
+) -> None:
+    """Show layers, sites, ties and float quality of a workload, and what stays in float."""
+    from qsearch import commands, inspection
+
+    config = inspection.parse({"workload": workload}, _with_data(set_, data), "the command line")
+    commands.inspect(config, as_json)
 
 
 @app.command()
@@ -233,22 +258,30 @@ def show(
 def export(
     folder: RunArgument,
     trial: Annotated[int | None, typer.Option(help="A trial by number.  [default: the best]")] = None,
-    format_: Annotated[str, typer.Option("--format", help="json or csv.")] = "json",
-    output: Annotated[Path | None, typer.Option(help="A file.  [default: standard output]")] = None,
+    format_: Annotated[str, typer.Option("--format", help="json, csv, onnx, qonnx, safetensors or torch.")] = "json",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A file.  [default: standard output for json and csv, else RUN/export/trial-N]"),
+    ] = None,
 ) -> None:
-    """Write the assignment of a trial, the best by default."""
+    """Write the assignment of a trial, the best by default, or its network in a form that runs without qsearch.
+
+    A network is loaded back by the runtime of its format and compared with what was evaluated, on validation data.
+    """
     from qsearch import commands
-    from qsearch.export import FORMATS
+    from qsearch.export import FORMATS, TEXTS
     from qsearch.run import load
 
     if format_ not in FORMATS:
         raise ConfigError(f"unknown format {format_!r}", fix=nearest(format_, FORMATS))
     run = load(folder)
-    text = FORMATS[format_](run, commands.trial_of(run, trial))
-    if output is None:
-        typer.echo(text, nl=False)
+    chosen = commands.trial_of(run, trial)
+    if format_ not in TEXTS:
+        commands.export_network(run, chosen, format_, output)
+    elif output is None:
+        typer.echo(TEXTS[format_](run, chosen), nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        output.write_text(TEXTS[format_](run, chosen), encoding="utf-8")
 
 
 @app.command()

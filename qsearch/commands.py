@@ -9,9 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from qsearch import inspection
 from qsearch import run as runs_module
 from qsearch.config import Sweep
 from qsearch.errors import ConfigError, Interrupted
+from qsearch.inspection import InspectionConfig
+from qsearch.report import inspection_table
 from qsearch.report.artifacts import attach
 from qsearch.report.comparison import comparison_rows
 from qsearch.report.sensitivity_page import write_survey
@@ -91,6 +94,41 @@ def sensitivity(config: SurveyConfig, output: Path | None, as_json: bool) -> Non
         print(f"{name:<10} {text}")
     if written is not None:
         print(f"report     {written.page.html}")
+
+
+def inspect(config: InspectionConfig, as_json: bool) -> None:
+    """Print what a workload's network consists of, and how good it is in float."""
+    set_up_logging()
+    try:
+        found = inspection.inspect(config)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
+    if as_json:
+        print_json(inspection_table.inspection_json(found))
+        return
+    for table in inspection_table.tables(found):
+        print_table(table)
+
+
+def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> None:
+    """Write the network of a trial in a binary format, and print how far the file agrees with what was evaluated.
+
+    Raises:
+        EvaluationError: too little; nothing is written.
+        Interrupted: by the user; nothing is written.
+    """
+    set_up_logging()
+    try:
+        from qsearch.export.writing import export_network as write  # torch waits until a network is written
+
+        written = write(run, trial, name, output)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
+    print(f"wrote      {written.path} ({written.size:,} bytes)")
+    for note in written.notes:
+        print(f"           {note}")
+    for runtime, agreement in written.agreements.items():
+        print(f"checked    {runtime}: {agreement}")
 
 
 def report(run: Run) -> str:

@@ -70,7 +70,8 @@ class SpaceConfig(_Strict):
     activation_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
     granularity: Literal["layer", "kernel"] = "layer"
     fixed: dict[str, Annotated[int, Field(ge=0, le=32)]] = {}
-    ties: tuple[tuple[str, ...], ...] = ()
+    ties: tuple[str | Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
+    """Groups of sites that must agree, and kinds of groups that are found: see :data:`qsearch.anatomy.TIES`."""
 
 
 class ObjectiveConfig(_Strict):
@@ -232,6 +233,9 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
         ConfigError: by path, rule and nearest name.
     """
     sweep: Sweep = registry.validate(Sweep, value, where)
+    if "objectives" not in sweep.model_fields_set:
+        metric = quality_name(_class_file(sweep.workload.name, folder))
+        sweep = sweep.model_copy(update={"objectives": (ObjectiveConfig(metric=metric, direction="maximize"),)})
     updates: dict[str, Any] = {
         "workload": _located("workloads", sweep.workload, folder),
         "hardware": _located("cost_models", sweep.hardware, folder),
@@ -240,6 +244,17 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
     }
     updates["storage"] = None if sweep.storage is None else _absolute_storage(sweep.storage)
     return sweep.model_copy(update=updates)
+
+
+def quality_name(workload: str) -> str:
+    """What the score of a workload is called, by the workload's name; "accuracy" where its class does not say.
+
+    An instance may call it otherwise: :func:`qsearch.campaign.prepare` tells where it does.
+    """
+    with suppress(PluginError):  # it is told when the plug-in is made
+        metric = getattr(registry.load("workloads", workload), "metric", None)
+        return metric if isinstance(metric, str) else "accuracy"  # a property is no name
+    return "accuracy"
 
 
 def override(sweep: Sweep, changes: Sequence[str], where: str) -> Sweep:

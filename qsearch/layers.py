@@ -10,6 +10,9 @@ P            output positions (product of the output extents)
 params       c_out · (c_in / g) · K      weights, without bias; c_in · c_out for embeddings
 macs         uses · P · c_out · (c_in / g) · K;   0 for embeddings, which only look up
 ===========  ==========================================================================
+
+A product of two activations, (P, c_in) · (c_in, c_out), as attention has two of, is a layer too: its second operand takes
+the place of the weight in arithmetic and traffic, and none in storage.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Literal
 
 from qsearch.errors import SpaceError
 
-LayerKind = Literal["conv", "linear", "embedding"]
+LayerKind = Literal["conv", "linear", "embedding", "matmul"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,13 @@ class Layer:
 
     Attributes:
         name: path of the module in the network ("layer1.0.conv1").
-        kind: "conv" (1-, 2- or 3-D by the length of ``kernel``), "linear" or "embedding".
+        kind: "conv" (1-, 2- or 3-D by the length of ``kernel``), "linear", "embedding", or "matmul", the product of two
+            activations.
         in_channels, out_channels: c_in, c_out. For an embedding: rows of the table, and its width.
         kernel, stride: extents per spatial dimension; empty for linear and embedding layers.
         groups: g of a convolution.
         input_size, output_size: extents of the feature map; ``(tokens,)`` for a linear layer on a sequence.
-        uses: how often one forward pass runs the layer (a reused module counts all its uses).
+        uses: how often one forward pass runs the layer (a reused module counts all its uses, attention all its heads).
         bias: whether a bias is added.
         alive: numbers per sample that the network keeps for later while this layer runs, beside the layer's own input
             and output: the input of a residual block.
@@ -64,8 +68,8 @@ class Layer:
 
     @property
     def weight_site(self) -> str:
-        """Name of the site of its weight."""
-        return f"{self.name}.weight"
+        """Name of the site of its weight; of a matrix product's second operand, which stands in the weight's place."""
+        return f"{self.name}.{'other' if self.kind == 'matmul' else 'weight'}"
 
     @property
     def activation_site(self) -> str:
@@ -93,7 +97,13 @@ class Layer:
 
     @property
     def params(self) -> int:
+        """Weights; of a matrix product, numbers of the second operand of one use."""
         return self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
+
+    @property
+    def stored_params(self) -> int:
+        """Weights that are kept with the network: none of a matrix product."""
+        return 0 if self.kind == "matmul" else self.params
 
     @property
     def macs(self) -> int:

@@ -45,6 +45,7 @@ class Site:
         role: "weight", or "activation" for the layer's input.
         choices: allowed bits, ascending and distinct, each within 0..32.
         kernels: 1 for one bitwidth per tensor, else the number of kernels with bits of their own.
+        operand: which of the layer's inputs an activation is; 1 for the second operand of a matrix product.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Site:
     role: Role
     choices: tuple[int, ...]
     kernels: int = 1
+    operand: int = 0
 
     def __post_init__(self) -> None:
         if not self.choices or list(self.choices) != sorted(set(self.choices)):
@@ -91,7 +93,7 @@ class SearchSpace:
         fixed: site name → bits that are not searched; tied sites are fixed together.
 
     Raises:
-        SpaceError: a name twice or unknown, ties of different shape or choices, a site in two ties,
+        SpaceError: a name twice or unknown, ties of different roles, shapes, choices or fixed bits, a site in two ties,
             fixed bits outside 0..32 (1..32 for activations).
     """
 
@@ -114,8 +116,21 @@ class SearchSpace:
         for tie in self.ties:
             shapes = {(self._by_name[name].choices, self._by_name[name].kernels) for name in tie}
             pins = {(self.fixed or {}).get(name) for name in tie}
-            if len(shapes) > 1 or len(pins) > 1:
-                raise SpaceError("tied sites must have the same choices, kernels and fixed bits", got=", ".join(tie))
+            roles = sorted({self._by_name[name].role for name in tie})
+            if len(roles) > 1:
+                raise SpaceError(
+                    "a tie must join weights or activations, not both",
+                    got=", ".join(f"{name} ({self._by_name[name].role})" for name in tie),
+                    fix="make two ties of it",
+                )
+            if len(shapes) > 1:
+                raise SpaceError("tied sites must have the same choices and kernels", got=", ".join(tie))
+            if len(pins) > 1:
+                raise SpaceError(
+                    "tied sites must have the same fixed bits",
+                    got=", ".join(f"{name}: {(self.fixed or {}).get(name, 'not fixed')}" for name in tie),
+                    fix="fix all of them at the same bits, or leave one out of the tie",
+                )
         for name, bits in (self.fixed or {}).items():
             fewest = 0 if self._by_name[name].role == "weight" else 1
             if not fewest <= bits <= FLOAT_BITS:
@@ -281,27 +296,34 @@ def build_space(
     ties: Iterable[Sequence[str]] = (),
     fixed: Mapping[str, int] | None = None,
 ) -> SearchSpace:
-    """The space of a network: a weight site and an input-activation site per layer.
+    """The space of a network: a weight site and an input-activation site per layer, two of the latter per matrix product.
 
     Args:
         layers: the layers of the network, in order. Embeddings have no activation site: indices are not quantised.
         weight_bits, activation_bits: allowed bits.
         granularity: "kernel" gives each kernel of a weight its own bits.
-        ties: groups of site names that must agree.
+        ties: groups of site names that must agree; a site that is fixed fixes those that it is tied with.
         fixed: site name, layer name, or one of "first", "last", "weights", "activations" → bits. A name that is
             more specific wins: a site over a layer, a layer over a group.
 
     Raises:
-        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed``.
+        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed``; tied sites that are fixed at different bits.
     """
     weights, activations = tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits)))
     sites: list[Site] = []
     for layer in layers:
         kernels = layer.kernels if granularity == "kernel" else 1
-        sites.append(Site(layer.weight_site, layer.name, "weight", weights, kernels))
+        if layer.kind == "matmul":
+            sites.append(Site(layer.weight_site, layer.name, "activation", activations, operand=1))
+        else:
+            sites.append(Site(layer.weight_site, layer.name, "weight", weights, kernels))
         if layer.kind != "embedding":
             sites.append(Site(layer.activation_site, layer.name, "activation", activations))
-    return SearchSpace(tuple(sites), tuple(map(tuple, ties)), _pins(sites, layers, dict(fixed or {})))
+    tied, pins = tuple(map(tuple, ties)), _pins(sites, layers, dict(fixed or {}))
+    for tie in tied:
+        if len(bits := {pins[name] for name in tie if name in pins}) == 1:
+            pins.update(dict.fromkeys(tie, *bits))
+    return SearchSpace(tuple(sites), tied, pins)
 
 
 def _pins(sites: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int]) -> dict[str, int]:

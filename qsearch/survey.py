@@ -1,18 +1,31 @@
-"""A survey: the sensitivities of one workload, without a campaign. What is asked for, and what was found."""
+"""A survey: the sensitivities of one workload, without a campaign. What is asked for, and what was found.
+
+What looks at a workload without a search, :mod:`qsearch.inspection` too, does so by a campaign that is only prepared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from qsearch import registry
-from qsearch.config import Plugin, PluginConfig, SpaceConfig, changed
+from qsearch.config import (
+    BudgetConfig,
+    CampaignConfig,
+    ObjectiveConfig,
+    Plugin,
+    PluginConfig,
+    SpaceConfig,
+    changed,
+)
 from qsearch.protocols import SensitivityTable
 from qsearch.space import SearchSpace
 from qsearch.trial import Quality
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 class SurveyConfig(BaseModel):
@@ -55,7 +68,30 @@ def parse(value: Mapping[str, Any], changes: Sequence[str], where: str) -> Surve
     Raises:
         ConfigError: by path, rule and nearest name.
     """
-    first: SurveyConfig = registry.validate(SurveyConfig, value, where)
+    return asked(SurveyConfig, value, changes, where)
+
+
+def asked(schema: type[Asked], value: Mapping[str, Any], changes: Sequence[str], where: str) -> Asked:
+    """Settings as an instance of ``schema``, some of them changed; see :func:`parse`.
+
+    Raises:
+        ConfigError: by path, rule and nearest name.
+    """
+    first: Asked = registry.validate(schema, value, where)
     settings = changed(first.model_dump(mode="json"), changes)
-    final: SurveyConfig = registry.validate(SurveyConfig, settings, where)
+    final: Asked = registry.validate(schema, settings, where)
     return final
+
+
+def only_prepared(workload: PluginConfig, evaluator: PluginConfig, space: SpaceConfig) -> CampaignConfig:
+    """A campaign on a network and its space, to be prepared: its objective and its searcher are never used."""
+    return CampaignConfig(
+        name="survey",
+        budget=BudgetConfig(evaluations=1),
+        workload=workload,
+        hardware=PluginConfig(name="size"),
+        evaluator=evaluator,
+        space=space,
+        objectives=(ObjectiveConfig(metric="size", direction="minimize"),),  # a metric whatever a score is called
+        searcher=PluginConfig(name="uniform"),
+    )

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from qsearch.evaluate.data import Split
 from qsearch.protocols import Correction, FloatNetwork, Workload
-from qsearch.quantize.copies import evaluation_copy
+from qsearch.quantize.modules import QUANTISABLE, Inputs
 from qsearch.quantize.network import QuantizedNetwork
-from qsearch.quantize.trace import Inputs
+from qsearch.quantize.unfolding import unfold
 
 
 class CalibratedFloatNetwork(FloatNetwork):
@@ -28,12 +28,13 @@ class CalibratedFloatNetwork(FloatNetwork):
     def __init__(
         self, workload: Workload, names: tuple[str, ...], quantized: QuantizedNetwork, data: Split, batch_size: int
     ) -> None:
-        self.model = evaluation_copy(workload.model()).requires_grad_(True)
+        first = next(data.batches(batch_size)).inputs
+        self.model = unfold(workload.model(), first).network.requires_grad_(True)
         modules = dict(self.model.named_modules())
         self.layers: Mapping[str, nn.Module] = {name: modules[name] for name in names}
         for module in self.layers.values():  # a weight that layers share is quantised by each of them on its own
-            assert isinstance(module.weight, Tensor)
-            module.weight = nn.Parameter(module.weight.detach().clone())
+            if isinstance(module, QUANTISABLE):
+                module.weight = nn.Parameter(module.weight.detach().clone())
         self._workload, self._quantized, self._data, self._batch_size = workload, quantized, data, batch_size
 
     def batches(self) -> Iterator[tuple[Inputs, Tensor]]:
@@ -55,10 +56,10 @@ class CalibratedFloatNetwork(FloatNetwork):
 
     def step(self, site: str, bits: int) -> Tensor:
         """See :class:`qsearch.protocols.FloatNetwork`."""
-        if site.endswith(".input"):
+        if not self._quantized.is_weight(site):
             quantizer = self._quantized.activation_quantizer(site, bits)
             return quantizer.scale.abs() * (2 if quantizer.grid is None else 1)
-        weight = self.layers[site.rpartition(".")[0]].weight
+        weight = self.layers[site.removesuffix(".weight")].weight
         assert isinstance(weight, Tensor)
         power = weight.detach().flatten(1).square().mean(-1)
         if bits == 0:

@@ -23,6 +23,7 @@ from qsearch.evaluate.fingerprint import digest, sources
 from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
+from qsearch.quantize.modules import forward
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.registry import PluginOptions
 from qsearch.trial import Quality
@@ -70,6 +71,11 @@ class PostTraining:
             self.network = QuantizedNetwork(workload.model(), layers, batches, correction=options.correction)
             self._float_output = self.network.calibration_output()
         self._check([], self._float_output, self._calibration)
+
+    @property
+    def validation(self) -> Split:
+        """The samples that :meth:`evaluate` uses at full fidelity."""
+        return self._validation
 
     def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
         """Quality on validation data; nothing here is left to chance, so ``seed`` changes nothing.
@@ -152,7 +158,7 @@ class PostTraining:
         inputs, targets = next(network.batches())
         try:
             with _threads(self._options.threads), torch.enable_grad():
-                output = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+                output = forward(network.model, inputs)
                 found = torch.autograd.grad(network.loss(output, targets), parameters, allow_unused=True)
         except Exception as error:  # whoever needs gradients will tell; here is only that there are none
             return {"gradients": f"{type(error).__name__}: {error}"}

@@ -17,7 +17,8 @@ A product of w- by a-bit numbers is w·a binary products (Umuroglu et al., BISMO
     energy  = cycles · D_m·D_k·D_n · E_binary + DRAM bits · E_dram
 
 Tiles of unequal kernels are filled as :mod:`qsearch.hardware.kernels` says. DRAM bits are those of
-:mod:`qsearch.hardware.traffic`. Float (32 bits) runs as 32-bit integers.
+:mod:`qsearch.hardware.traffic`. Float (32 bits) runs as 32-bit integers. A product of two activations is one of M = P
+rows for each use and each sample; its second operand takes the weights' place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, tiles_at_least
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import feature_traffic, reduction, weight_traffic
+from qsearch.hardware.traffic import feature_traffic, products, reduction, weight_traffic
 from qsearch.layers import Layer
 
 _README = "EECS-NTNU/bismo README, PYNQ-Z1 instance [V]"
@@ -146,7 +147,8 @@ class Bismo(VectorCostModel):
         rows, depth, columns = self.array
         thresholds = range(1, int(weight_bits.max(initial=0)) + 1)
         tile_bits = tiles_at_least(weight_bits, layer.kernels, columns, thresholds).sum(axis=0)
-        passes = -(-self.options.batch * layer.positions // rows) * -(-reduction(layer) // depth) * layer.uses
+        count, positions = products(layer, self.options.batch)
+        passes = count * -(-positions // rows) * -(-reduction(layer) // depth)
         cycles: Counts = activation_bits * tile_bits * passes
         return cycles
 

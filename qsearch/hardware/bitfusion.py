@@ -21,7 +21,8 @@ r(b)   8-bit passes that wider operands take, ⌈b/8⌉
 So 3 bits cost what 4 cost, and 5 to 7 what 8 cost; layers with few input channels (the first, depthwise) compute no faster
 at fewer bits. Numbers are stored at the width they are computed at, q(b). SRAM is read at every position for weights, once
 per column tile for inputs, and written once per output at accumulator width. DRAM bits are those of
-:mod:`qsearch.hardware.traffic`, tiles are filled as :mod:`qsearch.hardware.kernels` says.
+:mod:`qsearch.hardware.traffic`, tiles are filled as :mod:`qsearch.hardware.kernels` says. The second operand of a product
+of two activations takes the weights' place: IC is the length of its dot products, OC its columns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``Bops``: bit operations, the hardware-independent proxy.
 
-BOPs = batch · Σ_kernels (MACs of the kernel) · w · a
+BOPs = batch · Σ_kernels (MACs of the kernel) · w · a,        w the bits of a matrix product's second operand where it has no weights
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ E_w, E_x    energy of a bit where weights and feature maps are at home: E_dram, 
 The E are the polynomials of :mod:`qsearch.hardware.energy45nm`. Each operand is read from SRAM for every r
 multiply-accumulates, and each output is written there once, as wide as the accumulator. Weights and feature maps pass
 from their homes to the SRAM once a use; a feature map was also written to its home by the layer before. An embedding
-reads the rows that it looks up, and computes nothing. Float (32 bits) counts as 32-bit integers.
+reads the rows that it looks up, and computes nothing. Float (32 bits) counts as 32-bit integers. The second operand of a
+product of two activations is at home where feature maps are, and was written there too.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ class Energy(VectorCostModel):
         batch, on_chip = self.options.batch, energy45nm.sram_energy(self.options.sram)
         weights_home = on_chip if self.options.weights_on_chip else energy45nm.dram_energy()
         features_home = on_chip if self.options.features_on_chip else energy45nm.dram_energy()
+        second_home = features_home if layer.kind == "matmul" else weights_home
         return {
             "energy": self._array_energy(layer, weight_bits, activation_bits, on_chip)
-            + weight_traffic(layer, weight_bits, batch) * weights_home
+            + weight_traffic(layer, weight_bits, batch) * second_home
             + 2 * feature_traffic(layer, activation_bits, batch) * features_home,
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }

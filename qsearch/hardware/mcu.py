@@ -19,7 +19,8 @@ M           multiply-accumulates of the kernels that are not pruned
 Widths beyond 8 bits take W/8 · X/8 passes of 8 bits. Grouped convolutions run along the map and not along the channels:
 c' = c. The bits that fill up a byte take time, but are left out of the memory. A library has one routine for each pair of
 formats (27 in CMix-NN and in PULP-NN-mixed: two, four or eight bits of weights, inputs and outputs), so a layer runs and is
-stored at the highest bits among its kernels. Only multiply-accumulates take time: no loops, no requantisation, no memory.
+stored at the highest bits among its kernels. The second operand of a product of two activations is to it what weights
+are, but in RAM. Only multiply-accumulates take time: no loops, no requantisation, no memory.
 
 Where a core has no arithmetic below 8 bits, as Cortex-M and GAP-8 have none, narrow numbers save memory and *cost* time:
 they are unpacked first. But a 4-bit code is a valid 8-bit code, so a layer may be stored wider than its bits, without loss

@@ -12,6 +12,12 @@ is kept for later was the output of some layer. There o is the bits of the layer
 may depend on its own bits alone here, so o is an option, the same for all layers: 8 where outputs are requantised to
 bytes, 32 where accumulators are stored. That is exact where they are, and an upper bound where every reader takes no more
 than o bits. The buffers of a library's kernels are left out and, for embeddings, the indices.
+
+A product of two activations has a second operand, of E_other numbers at w bits, in RAM and not in flash:
+
+    peak_memory = ⌈(E_in·a + E_other·w + (E_out + L)·o) / 8⌉           all uses of each together
+
+for the heads of an attention are parts of tensors that are there as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +29,9 @@ from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.hardware.base import Costs, VectorCostModel
+from qsearch.hardware.kernels import sum_over_kernels
 from qsearch.hardware.size import Size
+from qsearch.hardware.traffic import IDENTITY
 from qsearch.layers import Layer
 
 
@@ -45,9 +53,13 @@ class Memory(VectorCostModel):
         self._size = Size(self.options)
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
-        """See :meth:`VectorCostModel.layer_costs`; the working memory depends on the activation bits alone."""
+        """See :meth:`VectorCostModel.layer_costs`; the working memory depends on the bits of activations alone."""
         flash = self._size.layer_costs(layer, weight_bits, activation_bits)["size"]
-        inputs = 0 if layer.kind == "embedding" else layer.input_elements // layer.uses
-        outputs = layer.output_elements // layer.uses + layer.alive
+        product = layer.kind == "matmul"
+        turns = 1 if product else layer.uses
+        inputs = 0 if layer.kind == "embedding" else layer.input_elements // turns
+        outputs = layer.output_elements // turns + layer.alive
         bits = inputs * activation_bits + outputs * self.options.output_bits
+        if product:
+            bits = bits + layer.uses * layer.kernel_params * sum_over_kernels(weight_bits, layer.kernels, IDENTITY)
         return {"flash": flash, "peak_memory": np.ceil(bits / 8.0)}

@@ -37,6 +37,10 @@ How bits enter the energy is the option ``scaling`` of f:
 What a chip's figure holds differs from chip to chip: where memory is part of it, say ``memory_within``.
 
 An embedding holds its rows without a scheme, reads those that it looks up, and has no synaptic operation.
+
+A product of two activations has no synapses. It runs as the functional scheme does where its second operand lies in the
+memory, written there at each time step: r·T times its bits to write, as they are read for a spike. So it has no size, and
+ρ is 1, since nobody has pruned it: an upper bound where the operand is spikes too.
 """
 
 from __future__ import annotations
@@ -198,11 +202,12 @@ class Neuromorphic(VectorCostModel):
         kernels = count_at_least(weight_bits, layer.kernels, (1,))[0].astype(np.float64)
         bits = sum_over_kernels(weight_bits, layer.kernels, IDENTITY).astype(np.float64)
         macs = layer.macs // layer.kernels // layer.uses
-        operations = spikes * self.options.density * macs * kernels
+        density = self._density(layer)
+        operations = spikes * density * macs * kernels
         stored = self._structure(layer, kernels, bits)
         read = self._read(layer, weight_bits, bits, stored, spikes)
         traffic = read + self._events(layer, activation_bits, spikes) + 2.0 * self.options.state_bits * operations
-        synaptic = spikes * self.options.density * macs * self._scaled(layer, weight_bits, kernels, bits)
+        synaptic = spikes * density * macs * self._scaled(layer, weight_bits, kernels, bits)
         memory = 0.0 if self._memory_within else energy45nm.sram_energy(self.options.memory)
         return {
             "energy": synaptic * (self.chip.value * energy45nm.PICO) + traffic * memory,
@@ -210,6 +215,10 @@ class Neuromorphic(VectorCostModel):
             "memory_traffic": traffic,
             "size": stored / 8.0,
         }
+
+    def _density(self, layer: Layer) -> float:
+        """ρ of a layer's weights."""
+        return 1.0 if layer.kind == "matmul" else self.options.density
 
     def _scaled(self, layer: Layer, weight_bits: BitArray, kernels: Floats, bits: Floats) -> Floats:
         """Σ f(w) over the kernels that are not pruned, shape (A,)."""
@@ -223,12 +232,14 @@ class Neuromorphic(VectorCostModel):
             raise ConfigError(
                 f"published energies reach from {min(ENERGY_BY_BITS)} to {max(ENERGY_BY_BITS)} weight bits",
                 got=f"{int(weight_bits[unknown][0])} bits for layer {layer.name!r}",
-                fix="narrow the space's weight_bits, or set scaling: linear",
+                fix=f"narrow the bits of {layer.weight_site!r} in the space, or set scaling: linear",
             )
         return sum_over_kernels(weight_bits, layer.kernels, energies) / float(energies[8])
 
     def _structure(self, layer: Layer, kernels: Floats, bits: Floats) -> Floats:
         """Bits of the structure that holds a layer's weights, shape (A,)."""
+        if layer.kind == "matmul":
+            return np.zeros(len(bits))
         if layer.kind == "embedding" or self.options.scheme == "functional":
             return bits * layer.kernel_params
         inputs, positions = _connectivity(layer)
@@ -242,8 +253,9 @@ class Neuromorphic(VectorCostModel):
         """Bits of the structure that are read in a forward pass, shape (A,)."""
         if layer.kind == "embedding":
             return weight_traffic(layer, weight_bits, self.options.batch)
-        if self.options.scheme == "functional":
-            return bits * (spikes * self.options.density * layer.positions * layer.kernel_params)
+        if self.options.scheme == "functional" or layer.kind == "matmul":
+            written = 1 if layer.kind == "matmul" else 0
+            return bits * (spikes * (self._density(layer) * layer.positions + written) * layer.kernel_params)
         tokens = layer.positions if layer.kind == "linear" else 1
         return spikes * tokens * stored
 

@@ -27,6 +27,15 @@ side by side, so weight bits take no time. Kernels of unequal bits are columns s
 layer of none takes nothing. That converters take twice the energy for a bit more is a rule of thumb [D]. Buffers and the
 network on chip are not counted; nor are embeddings, which are looked up in a memory beside the crossbars. Float (32 bits)
 counts as 32-bit integers.
+
+A product of two activations finds no weights in place: its second operand is written into crossbars before each of the
+m = batch · uses products, row after row, all crossbars at once. That adds, with ISAAC's cells written as PipeLayer's are [D],
+
+    latency    m · min(K, R) · t_write
+    energy     m · cells · E_write
+
+and its ``cells`` are those of one product, which the next one writes anew. Writing takes thousands of times the energy of
+reading: such chips are for weights, and this says by how much.
 """
 
 from __future__ import annotations
@@ -46,6 +55,7 @@ from qsearch.hardware.kernels import Counts, sum_over_kernels
 from qsearch.layers import Layer
 
 _ISAAC = "ISAAC (Shafiee et al., ISCA 2016) [M]"
+_PIPELAYER = "PipeLayer (Song et al., HPCA 2017) [M]"
 _POWER = "from its table of powers at 100 ns a step, ISAAC (Shafiee et al., ISCA 2016) [M]"
 
 
@@ -61,6 +71,7 @@ class Platform:
         read_time: t_read, to read a crossbar once.
         adc_energy: of an 8-bit conversion;  shift_energy: of shifting and adding its result.
         dac_energy: to drive a row for a step with 1 bit;  cell_energy: of a cell for a step.
+        write_time: t_write, of a row;  write_energy: E_write, of a cell.
     """
 
     rows: Constant
@@ -75,6 +86,8 @@ class Platform:
     shift_energy: Constant
     dac_energy: Constant
     cell_energy: Constant
+    write_time: Constant
+    write_energy: Constant
 
 
 PLATFORMS: Mapping[str, Platform] = {
@@ -91,6 +104,8 @@ PLATFORMS: Mapping[str, Platform] = {
         shift_energy=Constant(0.2e-3 / (8 * 1.28e9), "J", f"0.2 mW behind 8 converters, {_POWER}"),
         dac_energy=Constant(4e-3 * 100e-9 / (8 * 128), "J", f"4 mW for 8 × 128 rows, {_POWER}"),
         cell_energy=Constant(2.4e-3 * 100e-9 / (8 * 128 * 128), "J", f"2.4 mW for 8 crossbars of 128 × 128, {_POWER}"),
+        write_time=Constant(50.88e-9, "s", _PIPELAYER),
+        write_energy=Constant(3.91e-9, "J", _PIPELAYER),
     )
 }
 
@@ -118,6 +133,10 @@ class ReRam(VectorCostModel):
         """s to read a crossbar once."""
         adc_energy: float | None = Field(default=None, ge=0, allow_inf_nan=False)
         """J of an 8-bit conversion."""
+        write_time: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+        """s to write a row of a crossbar."""
+        write_energy: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+        """J to write a cell."""
 
     units: Mapping[str, str] = {"latency": "s", "energy": "J", "cells": "cell"}
 
@@ -162,9 +181,11 @@ class ReRam(VectorCostModel):
         vectors = self.options.batch * layer.uses * layer.positions
         steps = vectors * -(-activation_bits // int(platform.dac_bits.value))
         conversion_time = platform.columns.value / (platform.adcs.value * platform.conversions.value)
+        writings = self.options.batch * layer.uses if layer.kind == "matmul" else 0
+        writing = writings * min(length, int(platform.rows.value)) * platform.write_time.value
         return {
-            "latency": (columns > 0) * steps * max(platform.read_time.value, conversion_time),
-            "energy": steps * step,
+            "latency": (columns > 0) * (steps * max(platform.read_time.value, conversion_time) + writing),
+            "energy": steps * step + writings * platform.write_energy.value * cells,
             "cells": cells,
         }
 

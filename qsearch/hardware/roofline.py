@@ -12,7 +12,7 @@ W, X     bits of weights and of the input feature map;  S, bits of the on-chip m
 =======  =============================================================================================
 
     compute = ⌈M/R⌉ · Σ_tiles (K + R + C)·R·C / peak(p)               s      (R + C cycles fill and drain the array)
-    traffic = min(W·⌈X/S⌉ + X, X·⌈W/S⌉ + W) + X                       bit
+    traffic = min(W·⌈X/(n·S)⌉ + X, X·⌈W/(n·S)⌉ + W) + X               bit    (n products: what stays on chip is of one)
     latency = max(compute, traffic / bandwidth)                       s
     energy  = Σ MACs·E_mac(p) + SRAM bits·E_sram + traffic·E_dram     J
 
@@ -22,6 +22,9 @@ From SRAM, weights are read once per row tile and inputs once per column tile. E
 an addition at 2p + log₂ K bits. Energies are those of a 45 nm process on every platform: compare assignments by them, not
 platforms. Tiles of unequal kernels are filled as :mod:`qsearch.hardware.kernels` says. Numbers are stored at exactly
 their bits; :mod:`qsearch.hardware.tensorcore` stores them as they are computed.
+
+A product of two activations is one of M = P rows for each use and each sample. Its second operand takes the weights'
+place, with W to be written before on top, as X is.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, count_at_least, sum_over_kernels, within_classes
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import IDENTITY, feature_traffic, reduction, weight_traffic
+from qsearch.hardware.traffic import IDENTITY, feature_traffic, products, reduction, weight_traffic
 from qsearch.layers import Layer
 
 _TILE = "modelling choice: kernels and positions that a tensor core's tile computes side by side [D]"
@@ -169,15 +172,15 @@ class Roofline(VectorCostModel):
         if layer.kind == "embedding":
             return seconds, energy
         rows, columns, length = int(self.platform.rows.value), int(self.platform.columns.value), reduction(layer)
-        positions = self.options.batch * layer.positions
-        slots = layer.uses * -(-positions // rows) * (length + rows + columns) * rows * columns
-        products = layer.uses * positions * layer.kernel_params
+        count, positions = products(layer, self.options.batch)
+        slots = count * -(-positions // rows) * (length + rows + columns) * rows * columns
+        macs = count * positions * layer.kernel_params
         tiles = self._by_class(-(-at_least // columns), activation_bits)
         kernels = self._by_class(at_least, activation_bits)
         for index, bits in enumerate(self._precision):
             mac = energy45nm.multiply_energy(bits, bits) + energy45nm.add_energy(2 * bits + np.log2(length))
             seconds += tiles[index] * (slots / self._peak[index])
-            energy += kernels[index] * (products * mac)
+            energy += kernels[index] * (macs * mac)
         return seconds, energy
 
     def _by_class(self, at_least: NDArray[np.int64], activation_bits: BitArray) -> NDArray[np.int64]:
@@ -187,18 +190,19 @@ class Roofline(VectorCostModel):
         return within_classes(np.where(steps <= lifted, at_least[0], at_least))
 
     def _weights(self, layer: Layer, summed: Counts) -> NDArray[np.float64]:
-        """Bits of weights read once a use, shape (A,), from those of one weight of each kernel; not of embeddings."""
-        return (summed * (layer.uses * layer.kernel_params)).astype(np.float64)
+        """Bits of weights read once a product, shape (A,), from those of one weight of each kernel; not of embeddings."""
+        return (summed * (products(layer, self.options.batch)[0] * layer.kernel_params)).astype(np.float64)
 
     def _traffic(self, layer: Layer, weights: NDArray[np.float64], activation_bits: BitArray) -> NDArray[np.float64]:
         """Bits to and from DRAM, shape (A,), from those of the weights read once."""
         inputs = feature_traffic(layer, activation_bits, self.options.batch)
         if layer.kind == "embedding":
             return weights + 2 * inputs
-        sram = self.platform.sram.value
+        sram = self.platform.sram.value * products(layer, self.options.batch)[0]
         weights_again = weights * np.maximum(np.ceil(inputs / sram), 1) + inputs
         inputs_again = inputs * np.maximum(np.ceil(weights / sram), 1) + weights
-        traffic: NDArray[np.float64] = np.minimum(weights_again, inputs_again) + inputs
+        written = inputs + weights if layer.kind == "matmul" else inputs
+        traffic: NDArray[np.float64] = np.minimum(weights_again, inputs_again) + written
         return traffic
 
     def _sram_energy(
@@ -212,11 +216,11 @@ class Roofline(VectorCostModel):
         """
         if layer.kind == "embedding":
             return np.zeros(len(activation_bits))
-        positions = self.options.batch * layer.positions
-        row_tiles = float(layer.uses * -(-positions // int(self.platform.rows.value)))
+        count, positions = products(layer, self.options.batch)
+        row_tiles = float(count * -(-positions // int(self.platform.rows.value)))
         weights = row_tiles * layer.kernel_params * summed
         tiles = -(-kernels // int(self.platform.columns.value))
-        inputs = float(layer.uses * positions * reduction(layer)) * (tiles * activation_bits)
+        inputs = float(count * positions * reduction(layer)) * (tiles * activation_bits)
         energy: NDArray[np.float64] = (weights + inputs) * energy45nm.sram_energy(self.platform.sram.value)
         return energy
 

@@ -8,7 +8,8 @@ The scale and the field count: per kernel they are a real share of a small budge
 would take more than its floats is stored as floats; so a float kernel takes 32·p, and size is monotone up to it. The
 field is charged for every kernel, also where all kernels of a layer agree: the same assignment then has the same size
 whether it was found layer by layer or kernel by kernel, and no kernel can lower the size by raising its bits to those of
-the others. Biases and batch-norm parameters are the same for all assignments and are left out.
+the others. Biases and batch-norm parameters are the same for all assignments and are left out. A product of two
+activations stores nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Size(VectorCostModel):
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`; activations take no storage."""
+        if layer.kind == "matmul":
+            return {"size": np.zeros(len(weight_bits))}
         b, p = np.arange(FLOAT_BITS + 1, dtype=np.int64), layer.kernel_params
         stored = np.minimum(b * p + self.options.scale_bits, FLOAT_BITS * p) * (b > 0)
         total = sum_over_kernels(weight_bits, layer.kernels, stored + self.options.field_bits)

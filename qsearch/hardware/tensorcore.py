@@ -15,7 +15,8 @@ q(a) and the q(w_k) of its kernels, as in a roofline; beyond that, here also wha
 
 and latency, energy and size are those of the roofline at these bits. So 4-bit weights with 8-bit inputs cost what 8-bit
 weights do, 5 bits cost what 8 cost, and nothing is gained below 4. A searcher that ties a layer's two sites loses nothing
-here. An embedding multiplies nothing: its rows take q(w_k) bits. Launching a kernel, and what runs between the layers
+here. An embedding multiplies nothing: its rows take q(w_k) bits. The second operand of a product of two activations takes
+the weights' place. Launching a kernel, and what runs between the layers
 (normalisation, requantisation), is left out: at a batch of one real networks are slower than this.
 """
 

@@ -7,6 +7,9 @@ of the layer that consumes it: what is stored is what the consumer reads. A laye
 
 and nothing for its own output, which keeps the cost of a network a sum over layers. An embedding reads the rows that it
 looks up; every row is taken to be looked up equally often.
+
+The second operand of a matrix product of activations is a feature map too: of each use and each sample it is another one,
+and it was written before it is read.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ IDENTITY: NDArray[np.int64] = np.arange(FLOAT_BITS + 1, dtype=np.int64)
 def weight_traffic(
     layer: Layer, weight_bits: BitArray, batch: int, stored: NDArray[np.int64] = IDENTITY
 ) -> NDArray[np.float64]:
-    """Bits of weights read per forward pass, shape (A,).
+    """Bits of weights read per forward pass, shape (A,); of a matrix product's second operand, written and read.
 
     Args:
         weight_bits: shape (A, K) or (A, 1).
@@ -36,7 +39,8 @@ def weight_traffic(
     if layer.kind == "embedding":
         looked_up = batch * layer.uses * layer.positions * layer.kernel_params
         return bits * looked_up / layer.kernels
-    return (bits * (layer.uses * layer.kernel_params)).astype(np.float64)
+    once = (bits * (layer.uses * layer.kernel_params)).astype(np.float64)
+    return 2 * batch * once if layer.kind == "matmul" else once
 
 
 def feature_traffic(layer: Layer, activation_bits: BitArray, batch: int) -> NDArray[np.float64]:
@@ -47,3 +51,13 @@ def feature_traffic(layer: Layer, activation_bits: BitArray, batch: int) -> NDAr
 def reduction(layer: Layer) -> int:
     """Length of a kernel's dot product: c_in/g · product of the kernel extents."""
     return layer.params // layer.out_channels
+
+
+def products(layer: Layer, batch: int) -> tuple[int, int]:
+    """Matrix products of a forward pass, and the rows M of each.
+
+    The samples of a batch are rows of one product with the weights; two activations are multiplied sample by sample.
+    """
+    if layer.kind == "matmul":
+        return batch * layer.uses, layer.positions
+    return layer.uses, batch * layer.positions

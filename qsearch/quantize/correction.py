@@ -41,8 +41,9 @@ from torch.utils.hooks import RemovableHandle
 from qsearch.errors import EvaluationError
 from qsearch.protocols import Correction
 from qsearch.quantize.lockstep import in_lockstep, wait
+from qsearch.quantize.modules import CONVOLUTIONS, Inputs, forward, given, head
 from qsearch.quantize.moments import Moments, Sums, channel_sums, moments
-from qsearch.quantize.trace import CONVOLUTIONS, Inputs, forward, given
+from qsearch.quantize.passes import hooked
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,11 @@ class _Norm(_Site):
 
 
 class _Bias(_Site):
-    """A layer whose output does not go straight into a batch-norm."""
+    """A layer whose output does not go straight into a batch-norm.
+
+    Attributes:
+        rounds: its output is of reduced precision: rounded before the shift is taken out, and not as with another bias.
+    """
 
     def __init__(self, module: nn.Module, channels: int) -> None:
         super().__init__(module, 1 if isinstance(module, CONVOLUTIONS) else -1)
@@ -122,13 +127,20 @@ class _Bias(_Site):
         self._original = bias.detach().clone() if isinstance(bias, Tensor) else weight.new_zeros(channels)
         self._stored = nn.Parameter(self._original.clone(), requires_grad=False)
         module.bias = self._stored
+        self.rounds = False
 
     def reset(self) -> None:
         super().reset()
         self._stored.copy_(self._original)
 
+    @property
+    def held(self) -> bool:
+        """Whether the module still has the bias that it was given."""
+        return self.module.bias is self._stored
+
     def measure(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Hook: note the mean output in the float network."""
+        self.rounds |= torch.finfo(output.dtype).bits < 32
         self.gather(output, self.reference)
 
     def correct(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -146,6 +158,9 @@ class _Bias(_Site):
 class ShiftCorrection:
     """Corrects a network's batch-norm statistics and biases for whatever weights and activations it has.
 
+    Not those of a network that puts tensors in the place of its modules' own while they run, as
+    ``torch.func.functional_call`` does: passes in lockstep would put back each other's.
+
     Batch-norms without stored statistics need no correction and get none; embeddings have no bias and get none. So do
     layers whose class has a forward of its own, or that have hooks of their own, unless a batch-norm follows: nothing
     says that their output moves with their bias. A warning names them.
@@ -157,11 +172,14 @@ class ShiftCorrection:
 
     Attributes:
         layers: layer → what is taken out of its output; those that are not corrected are not in it.
+
+    Raises:
+        EvaluationError: such a network.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], batches: Sequence[Inputs]) -> None:
         self._model, self._batches = model, batches
-        normed = normalised_layers(model, layers, _head(batches[0], 2))
+        normed = normalised_layers(model, layers, head(batches[0], 2))
         self._norms = [
             _Norm(module, module.running_mean, module.running_var)
             for module in model.modules()
@@ -188,8 +206,12 @@ class ShiftCorrection:
 
     @property
     def exact(self) -> bool:
-        """Whether :meth:`run` returns what the corrected network gives: no module runs more than once."""
-        return max((len(part.reference) for part in self._parts), default=1) <= 1
+        """Whether :meth:`run` returns what the corrected network gives.
+
+        No module runs more than once, and none that is given a bias rounds to less than float32.
+        """
+        once = max((len(part.reference) for part in self._parts), default=1) <= 1
+        return once and not any(bias.rounds for bias in self._biases)
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -201,7 +223,7 @@ class ShiftCorrection:
         """Correct for the present weights and activations.
 
         Returns:
-            The corrected network's output on the calibration data, a row per sample; with reused modules, nearly so.
+            The corrected network's output on the calibration data, a row per sample; nearly so unless :attr:`exact`.
 
         Raises:
             EvaluationError: a module does not run as often as in the float network.
@@ -224,10 +246,17 @@ class ShiftCorrection:
         """Run the batches in lockstep with hooks in place, which are then removed."""
         try:
             with torch.inference_mode():
-                return in_lockstep([partial(forward, self._model, batch) for batch in self._batches])
+                outputs = in_lockstep([partial(forward, self._model, batch) for batch in self._batches])
         finally:
             for handle in handles:
                 handle.remove()
+        if not all(bias.held for bias in self._biases):
+            raise EvaluationError(
+                "layers must keep their own biases while the network runs, for their shift to be corrected",
+                got="tensors put in their place",
+                fix="set correction: false for networks that use torch.func.functional_call",
+            )
+        return outputs
 
 
 def adds_bias(module: nn.Module) -> bool:
@@ -235,7 +264,7 @@ def adds_bias(module: nn.Module) -> bool:
     stock = next(base for base in (*CONVOLUTIONS, nn.Linear) if isinstance(module, base))
     names = ("forward", "_conv_forward")
     same = all(getattr(type(module), name, None) is getattr(stock, name, None) for name in names)
-    return same and not any(name in vars(module) for name in names) and not module._forward_hooks
+    return same and not any(name in vars(module) for name in names) and not hooked(module)
 
 
 def variance_ratio(quantized: Tensor, floating: Tensor, stored: Tensor) -> Tensor:
@@ -256,14 +285,14 @@ def normalised_layers(model: nn.Module, layers: Mapping[str, nn.Module], inputs:
     def produced(name: str) -> Callable[..., None]:
         def record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             runs[name] += 1
-            outputs[id(output)] = (name, output, output._version)
+            outputs[id(output)] = (name, output, _version(output))
 
         return record
 
     def consumed(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = given(args, kwargs)
         name, output, version = outputs.get(id(x), ("", x, -1))
-        if output._version == version:
+        if _version(output) == version:
             normed[name] += 1
 
     handles = [module.register_forward_hook(produced(name)) for name, module in layers.items()]
@@ -278,6 +307,6 @@ def normalised_layers(model: nn.Module, layers: Mapping[str, nn.Module], inputs:
     return frozenset(name for name in runs if normed[name] >= runs[name])
 
 
-def _head(inputs: Inputs, count: int) -> Inputs:
-    """The first samples of a batch."""
-    return tuple(part[:count] for part in inputs) if isinstance(inputs, tuple) else inputs[:count]
+def _version(x: Tensor) -> int:
+    """How often a tensor was written to; torch does not count that of one made in inference mode."""
+    return 0 if x.is_inference() else x._version

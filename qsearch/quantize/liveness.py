@@ -3,8 +3,8 @@
 Notation (the operations of the pass are numbered 1, 2, … as they run)
 
 ==============  ======================================================================================
-s               memory of a feature map of floating-point numbers; views share it
-n(s)            its numbers per sample
+s               memory of a feature map; views share it
+n(s)            its floating-point numbers per sample: none of token indices, which feature maps are looked up with
 born(s)         operation that filled it; 0 for the network's inputs
 last(s)         last operation that reads it; ∞ for the network's outputs
 start, end      operations before a call of a layer begins, and when it has ended
@@ -12,7 +12,7 @@ start, end      operations before a call of a layer begins, and when it has ende
 
     alive = Σ n(s) over s with born(s) ≤ start < last(s)
 
-The layer's own input and output are not counted. Where the input is a part of s, and s is read after the call, the rest
+The layer's own inputs, of which a product has two, and its output are not counted. Where an input is a part of s, and s is read after the call, the rest
 of s counts. Constants are in no s: parameters, buffers, and what operations make of them alone, such as a mask. What Python
 still refers to does not matter, only what is read again: a compiler frees the rest.
 """
@@ -41,12 +41,11 @@ class _Map:
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of a layer: its start and end, its input's memory and numbers."""
+    """A call of a layer: its start and end, and the memory of its inputs with their numbers in it."""
 
     start: int
     end: int
-    source: StorageWeakRef
-    numbers: int
+    sources: Mapping[StorageWeakRef, int]
 
 
 class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it without types
@@ -91,11 +90,13 @@ class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         """A call of a layer begins."""
         self._started[name] = self._clock
 
-    def end(self, name: str, x: Tensor) -> None:
-        """A call of a layer with input ``x`` has ended."""
+    def end(self, name: str, *inputs: Tensor) -> None:
+        """A call of a layer with these inputs has ended."""
         if self.failure is None:
-            call = _Call(self._started[name], self._clock, _memory(x), x.numel())
-            self._calls.setdefault(name, []).append(call)
+            sources: dict[StorageWeakRef, int] = {}
+            for x in inputs:
+                sources[_memory(x)] = sources.get(_memory(x), 0) + x.numel()
+            self._calls.setdefault(name, []).append(_Call(self._started[name], self._clock, sources))
 
     def close(self, outputs: Any) -> None:
         """The pass has ended; ``outputs``, tensors in any nesting, are what the network is there for."""
@@ -112,8 +113,8 @@ class Liveness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def _kept(self, call: _Call) -> int:
         total = 0
         for key, one in self._maps.items():
-            if key == call.source:
-                total += self._per_sample(max(0, one.numbers - call.numbers)) if one.last > call.end else 0
+            if key in call.sources:
+                total += self._per_sample(max(0, one.numbers - call.sources[key])) if one.last > call.end else 0
             elif one.born <= call.start < one.last:
                 total += self._per_sample(one.numbers)
         return total
@@ -157,10 +158,10 @@ def _memory(x: Tensor) -> StorageWeakRef:
 
 
 def _memories(tree: Any) -> dict[StorageWeakRef, int]:
-    """Memory of the floating-point tensors in any nesting → numbers of the largest tensor in it."""
+    """Memory of the tensors in any nesting → numbers of the largest tensor in it, if they are floating-point ones."""
     found: dict[StorageWeakRef, int] = {}
     for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
-            key = _memory(leaf)
-            found[key] = max(found.get(key, 0), leaf.numel())
+        if isinstance(leaf, Tensor):
+            key, counts = _memory(leaf), leaf.is_floating_point() or leaf.is_complex()
+            found[key] = max(found.get(key, 0), leaf.numel() if counts else 0)
     return found

@@ -20,9 +20,9 @@ from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
 from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
-from qsearch.quantize.copies import evaluation_copy
 from qsearch.quantize.correction import ShiftCorrection
-from qsearch.quantize.trace import Inputs, forward, given
+from qsearch.quantize.modules import QUANTISABLE, Inputs, forward, given
+from qsearch.quantize.unfolding import close, unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -35,19 +35,22 @@ Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Argumen
 class QuantizedNetwork:
     """A network under bit assignments; float until the first one is applied.
 
-    Works on a deep copy: the network given is never touched. Weights that several layers share are quantised by
-    each of them on its own; parametrised ones (weight norm, say) are quantised as the values they have. What the network computes depends on the last assignment only, not on those before it.
+    Works on an unfolded copy (:mod:`qsearch.quantize.unfolding`): the network given is never touched. Weights that
+    several layers share are quantised by each of them on its own; parametrised ones (weight norm, say) are quantised as the
+    values they have. What the network computes depends on the last assignment only, not on those before it.
 
     Args:
         model: the float network.
-        layers: its layers, as traced; each has a weight site and, but for embeddings, an input site.
+        layers: its layers, as traced; each has a weight site and, but for embeddings, an input site. A matrix product has
+            two input sites.
         calibration: batches of inputs. All of them set the activation ranges; together, as one batch, they correct
             the shift.
         correction: take out the shift that quantisation causes, after every new assignment.
 
     Raises:
         DataError: no calibration data, a network that cannot be copied or whose output is not one tensor with a row
-            per sample, a layer that it does not have, numbers that are not finite.
+            per sample, or differs from one run to the next, a layer that it does not have, one that runs and is not
+            among ``layers``, numbers that are not finite.
     """
 
     @torch.inference_mode(False)
@@ -57,25 +60,25 @@ class QuantizedNetwork:
     ) -> None:
         if not calibration:
             raise DataError("calibration needs at least one batch", got="none")
-        self.model = evaluation_copy(model)
+        self.model = unfold(model, calibration[0]).network
         self._calibration = tuple(calibration)
         self._modules = _own_modules(self.model, layers)
         self._weights = {
-            layer.weight_site: WeightTable(layer.weight_site, _weight(self._modules[layer.name])) for layer in layers
-        }
-        self._ranges = {
-            layer.activation_site: ActivationRange(layer.activation_site)
+            layer.weight_site: WeightTable(layer.weight_site, _weight(self._modules[layer.name]))
             for layer in layers
-            if layer.kind != "embedding"
+            if layer.kind != "matmul"
         }
+        self._inputs = {site: place for layer in layers for site, place in _inputs(layer).items()}
+        self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
         self._bits: dict[str, Bits] = dict.fromkeys([*self._weights, *self._ranges], FLOAT_BITS)
+        self._refuse_others()
         self._calibrate()
         self._correction = ShiftCorrection(self.model, self._modules, self._calibration) if correction else None
         self._settled = True
         self._output: Tensor | None = None
-        for site in self._ranges:
-            self._module(site).register_forward_pre_hook(self._quantise_input(site), with_kwargs=True)
+        for site, (layer, operand) in self._inputs.items():
+            self._modules[layer].register_forward_pre_hook(self._quantise_input(site, operand), with_kwargs=True)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -134,16 +137,17 @@ class QuantizedNetwork:
             return self._table(site).errors(bits)
 
     def activation_quantizer(self, site: str, bits: int) -> ActivationQuantizer:
-        """Scale and grid of an input activation at one bitwidth, 1..31."""
+        """Scale and grid of an input activation at one bitwidth, 1..31; of either input of a matrix product."""
         return self._ranges[site].quantizer(bits)
+
+    def is_weight(self, site: str) -> bool:
+        """Whether a site is a weight; the others are inputs of layers."""
+        return site in self._weights
 
     def _table(self, site: str) -> WeightTable:
         if site not in self._weights:
             raise SpaceError(f"the network has no weight site {site!r}", fix=nearest(site, self._weights))
         return self._weights[site]
-
-    def _module(self, site: str) -> nn.Module:
-        return self._modules[site.rpartition(".")[0]]
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -152,7 +156,10 @@ class QuantizedNetwork:
         if site in self._weights:
             table = self._weights[site]
             chosen = bits if isinstance(bits, int) else BitAssignment({site: bits}).vector(site, table.kernels)
-            _weight(self._module(site)).data = table.values(chosen)
+            weight, values = _weight(self._modules[site.removesuffix(".weight")]), table.values(chosen)
+            if values.stride() != weight.stride():  # functional calls with the weight know it by its layout
+                values = torch.empty_like(weight).copy_(values)
+            weight.data = values
         elif not isinstance(bits, int) or bits < 1:
             raise SpaceError(f"activation site {site!r} takes one bitwidth of at least 1", got=bits)
         elif bits == FLOAT_BITS:
@@ -169,36 +176,43 @@ class QuantizedNetwork:
         output = self._correction.run()
         self._output = output if self._correction.exact else None
 
+    def _refuse_others(self) -> None:
+        """Let no layer run that is not among those given, on any data: it would run in float, and cost nothing."""
+        searched = set(self._modules.values())
+        for name, module in self.model.named_modules():
+            if isinstance(module, QUANTISABLE) and module not in searched:
+                module.register_forward_pre_hook(_refuse(name))
+
     def _calibrate(self) -> None:
         """Let every input site see the calibration data, in float."""
         handles = [
-            self._module(site).register_forward_pre_hook(_observe(seen), with_kwargs=True)
-            for site, seen in self._ranges.items()
+            self._modules[layer].register_forward_pre_hook(_observe(self._ranges[site], operand), with_kwargs=True)
+            for site, (layer, operand) in self._inputs.items()
         ]
         try:
-            for batch in self._calibration:
-                _check_output(self.model, forward(self.model, batch), batch)
+            outputs = [_checked(self.model, forward(self.model, batch), batch) for batch in self._calibration]
         finally:
             for handle in handles:
                 handle.remove()
+        _check_repeats(self.model, outputs[0], forward(self.model, self._calibration[0]))
 
-    def _quantise_input(self, site: str) -> Hook:
+    def _quantise_input(self, site: str, operand: int) -> Hook:
         def quantise(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
             quantizer = self._quantizers.get(site)
             if quantizer is None:
                 return None
             if args:
-                return (quantizer(args[0]), *args[1:]), kwargs
+                return (*args[:operand], quantizer(args[operand]), *args[operand + 1 :]), kwargs
             return args, {**kwargs, "input": quantizer(kwargs["input"])}
 
         return quantise
 
 
-def _check_output(model: nn.Module, output: Any, inputs: Inputs) -> None:
-    """Raise DataError unless an output is one tensor with a row per sample."""
+def _checked(model: nn.Module, output: Any, inputs: Inputs) -> Tensor:
+    """An output; DataError unless it is one tensor with a row per sample."""
     count = len(inputs[0] if isinstance(inputs, tuple) else inputs)
     if isinstance(output, Tensor) and output.shape[:1] == (count,):
-        return
+        return output
     raise DataError(
         f"the network {type(model).__name__} must give one tensor with a row per sample, here {count}",
         got=f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}",
@@ -206,11 +220,41 @@ def _check_output(model: nn.Module, output: Any, inputs: Inputs) -> None:
     )
 
 
-def _observe(seen: ActivationRange) -> Hook:
+def _check_repeats(model: nn.Module, once: Tensor, again: Any) -> None:
+    """Raise DataError unless two runs on the same data agree to rounding."""
+    if close(again, once):
+        return
+    raise DataError(
+        f"the network {type(model).__name__} must give the same output whenever it runs on the same data",
+        got="another one in a second run",
+        fix="keep nothing from run to run in evaluation, and draw no random numbers, or from a generator with a fixed seed",
+    )
+
+
+def _refuse(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def refuse(module: nn.Module, args: tuple[Any, ...]) -> None:
+        raise DataError(
+            f"layer {name!r} must run on the example too, or on no data",
+            got="a call of it on other data only",
+            fix="let the first samples of the calibration data take every branch of the network",
+        )
+
+    return refuse
+
+
+def _observe(seen: ActivationRange, operand: int) -> Hook:
     def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.observe(given(args, kwargs))
+        seen.observe(given(args, kwargs, operand))
 
     return observe
+
+
+def _inputs(layer: Layer) -> dict[str, tuple[str, int]]:
+    """Sites of a layer's inputs → its name, and which of its inputs each is."""
+    if layer.kind == "embedding":
+        return {}
+    first = {layer.activation_site: (layer.name, 0)}
+    return first | {layer.weight_site: (layer.name, 1)} if layer.kind == "matmul" else first
 
 
 def _own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Module]:
@@ -220,6 +264,8 @@ def _own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Modu
         if layer.name not in modules:
             raise DataError(f"the network must have the layer {layer.name!r}", fix=nearest(layer.name, modules))
         module = modules[layer.name]
+        if layer.kind == "matmul":
+            continue
         module.weight = nn.Parameter(_weight(module).detach().clone(), requires_grad=False)
     return {layer.name: modules[layer.name] for layer in layers}
 

@@ -1,187 +1,194 @@
-"""From a network and an example input to its layers.
+"""From a network and an example input to its layers, their ties, and what stays in float.
 
-Notation: B samples in the example. A call on k·B vectors or maps in all has k of them per sample (tokens, time steps,
-crops), wherever their extent stands: (B, k), (k, B) or folded, (k·B). A call on a number that is no multiple of B, such
-as of positions once for all samples, counts in full. What is kept alive beside a layer is found by
-:mod:`qsearch.quantize.liveness` in the same run.
+What is kept alive beside a layer is found by :mod:`qsearch.quantize.liveness`, and ties by :mod:`qsearch.quantize.ties`, in
+the same run.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qsearch.anatomy import Anatomy, LeftInFloat
 from qsearch.errors import DataError
 from qsearch.layers import Layer
-from qsearch.quantize.copies import evaluation_copy
+from qsearch.quantize.discovery import named
+from qsearch.quantize.geometry import describe, together
 from qsearch.quantize.liveness import Liveness
+from qsearch.quantize.modules import LAYERS, QUANTISABLE, Inputs, forward, given, head
+from qsearch.quantize.products import MatrixProduct
+from qsearch.quantize.routing import stand_ins
+from qsearch.quantize.ties import Streams
+from qsearch.quantize.unfolding import Unfolding, unfold
+from qsearch.quantize.views import Constants, View
 
 log = logging.getLogger(__name__)
 
-Inputs: TypeAlias = Tensor | tuple[Tensor, ...]
-"""What a network is called with: one tensor, or several positional ones; the first extent is the batch."""
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Kinds of modules whose channels stand along the second extent."""
-
-QUANTISABLE = (*CONVOLUTIONS, nn.Linear, nn.Embedding)
-"""Kinds of modules that become layers."""
-
-
-def forward(model: nn.Module, inputs: Inputs) -> Any:
-    """Call ``model`` with one tensor, or with a tuple of positional ones."""
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The input that a hook sees a layer called with."""
-    found: Tensor = args[0] if args else kwargs["input"]
-    return found
+__all__ = ["Inputs", "examine", "forward", "given", "trace_layers"]
 
 
 def trace_layers(model: nn.Module, example: Inputs) -> tuple[Layer, ...]:
-    """Layers of a network, in the order in which they first run.
+    """Layers of a network, in the order in which they first run; see :func:`examine`."""
+    return examine(model, example).layers
 
-    Convolutions (1-, 2- and 3-D), linear layers and embeddings are found. A module that runs several times is one
-    layer with ``uses``. If their feature maps differ it is one use with as many positions as all runs together, so
-    that MACs and elements are right, though its weight counts as read once; a warning says so. A copy of the network
-    runs, once, in evaluation mode: the one given is left as it is, and so is the state of the random generators. What
-    the network keeps for later is counted meanwhile, for ``alive``; where that cannot be, a warning says so, ``alive`` is
-    0, and another copy may run.
+
+def examine(model: nn.Module, example: Inputs) -> Anatomy:
+    """Layers of a network, in the order in which they first run; their ties; and what stays in float.
+
+    Convolutions (1-, 2- and 3-D), linear layers, embeddings and products of two activations are found, whether the
+    network has modules for them or calls functions: see :mod:`qsearch.quantize.unfolding`. A module that runs several
+    times is one layer with ``uses``. If their feature maps differ it is one use with as many positions as all runs
+    together, so that MACs and elements are right, though its weight counts as read once; a warning says so. Copies of the
+    network run in evaluation mode: the one given is left as it is, and so is the state of the random generators. What the
+    network keeps for later is counted meanwhile, for ``alive``; where that cannot be, a warning says so, and ``alive`` is
+    0.
+
+    What belongs to a sample is told by divisibility (:mod:`qsearch.quantize.geometry`), so a prime number of samples is
+    run: other extents are seldom its multiples. A network that runs on no other batch is given all of it.
 
     Args:
         model: any network.
-        example: an input of shape (B, …), or a tuple of them.
+        example: an input of shape (B, …), or a tuple of them. At two samples or one, what is computed once for all of
+            them may pass for a part of each.
 
     Raises:
         DataError: the network cannot be copied or run on the example, or no layer that could be quantised runs.
     """
-    liveness = Liveness(example, _samples(example))
+    count = _samples(example)
+    if (prime := _prime(count)) < count:
+        try:
+            return _examine(model, head(example, prime))
+        except DataError as error:
+            log.debug("examined on all %d samples, not on %d: %s", count, prime, error)
+    return _examine(model, example)
+
+
+def _examine(model: nn.Module, example: Inputs) -> Anatomy:
+    """As :func:`examine`, on all samples of the example."""
+    liveness, streams = Liveness(example, _samples(example)), Streams()
+    unfolding = unfold(model, example)
     try:
-        network, calls = _run(model, example, liveness)
+        calls = _run(unfolding.network, example, streams, liveness)
     except DataError as error:  # a network that runs only where nobody watches keeps its layers
-        network, calls = _run(model, example, None)
+        unfolding, streams = unfold(model, example), Streams()
+        calls = _run(unfolding.network, example, streams, None)
         liveness.failure = error.__cause__ or error
-    if liveness.failure is not None:
-        log.warning("what %s keeps for later is not counted: %s", type(model).__name__, liveness.failure)
-    _report_left_out(network, calls)
     if not calls:
         raise DataError(f"{type(model).__name__} must run at least one convolution, linear layer or embedding")
-    return tuple(replace(_together(found), alive=liveness.alive(name)) for name, found in calls.items())
+    if liveness.failure is not None:
+        log.warning("what %s keeps for later is not counted: %s", type(model).__name__, liveness.failure)
+    left = (*unfolding.left, *_left_out(unfolding, calls))
+    if left:
+        told = [f"{part.name} ({part.what})" for part in left[:5]]
+        log.warning("left in float, not searched: %s%s", ", ".join(told), ", …" if len(left) > 5 else "")
+    layers = tuple(replace(together(found), alive=liveness.alive(name)) for name, found in calls.items())
+    return Anatomy(layers, streams.ties(layers, _weights(unfolding.network, layers)), left)
 
 
-def _run(model: nn.Module, example: Inputs, liveness: Liveness | None) -> tuple[nn.Module, dict[str, list[Layer]]]:
-    """The copy of a network that ran on the example, and all calls of its layers.
+def _run(network: nn.Module, example: Inputs, streams: Streams, liveness: Liveness | None) -> dict[str, list[Layer]]:
+    """All calls of the layers of an unfolded network in a run on the example; it keeps the hooks.
 
     Raises:
-        DataError: as :func:`trace_layers`.
+        DataError: as :func:`examine`.
     """
-    network, batch = evaluation_copy(model), _samples(example)
     calls: dict[str, list[Layer]] = {}
-
-    def watch(name: str, module: nn.Module) -> None:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-            x = given(args, kwargs)
-            calls.setdefault(name, []).append(describe(name, module, x, output, batch))
-            if liveness is not None:
-                liveness.end(name, x)
-
-        if liveness is not None:
-            module.register_forward_pre_hook(lambda *_: liveness.begin(name))
-        module.register_forward_hook(record, with_kwargs=True)
-
+    for name, module in network.named_modules():
+        if isinstance(module, LAYERS):
+            _watch(name, module, calls, _samples(example), streams, liveness)
     try:
-        for name, module in network.named_modules():
-            if isinstance(module, QUANTISABLE):
-                watch(name, module)
-        with torch.random.fork_rng(), torch.no_grad(), liveness or nullcontext():
+        with torch.random.fork_rng(), torch.no_grad(), liveness or nullcontext(), streams:
             outputs = forward(network, example)
         if liveness is not None:
             liveness.close(outputs)
     except Exception as error:  # the user's network may fail in any way; they need the reason
         raise DataError(
-            f"the network {type(model).__name__} must run on the example input",
+            f"the network {type(network).__name__} must run on the example input",
             got=f"{type(error).__name__}: {error}"[:300],
             fix="give an example of the shape and type of its training data",
         ) from error
-    return network, calls
+    return calls
 
 
-def describe(name: str, module: nn.Module, x: Tensor, output: Tensor, batch: int) -> Layer:
-    """Geometry of one call of a layer.
+def _watch(
+    name: str,
+    module: nn.Module,
+    calls: dict[str, list[Layer]],
+    batch: int,
+    streams: Streams,
+    liveness: Liveness | None,
+) -> None:
+    """Note every call of a layer."""
 
-    Args:
-        x: its input, (N, c_in, *extents) for a convolution, (…, c_in) for a linear layer, (…) indices.
-        output: its output.
-        batch: B; k calls per sample count as k uses of a convolution, and as k positions of the others.
-    """
-    if isinstance(module, CONVOLUTIONS):
-        rank = len(module.kernel_size)
-        leading = int(x.shape[0]) if x.dim() == rank + 2 else batch
-        return Layer(
-            name,
-            "conv",
-            module.in_channels,
-            module.out_channels,
-            tuple(module.kernel_size),
-            tuple(module.stride),
-            module.groups,
-            tuple(x.shape[-rank:]),
-            tuple(output.shape[-rank:]),
-            _per_sample(leading, batch),
-            module.bias is not None,
-        )
-    size = _positions(output.shape[:-1], batch)
-    if isinstance(module, nn.Embedding):
-        channels = (module.num_embeddings, module.embedding_dim)
-        return Layer(name, "embedding", *channels, input_size=size, output_size=size)
-    assert isinstance(module, nn.Linear)
-    bias = module.bias is not None
-    return Layer(name, "linear", module.in_features, module.out_features, input_size=size, output_size=size, bias=bias)
+    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not isinstance(module, nn.Embedding):
+            streams.read(f"{name}.input", given(args, kwargs))
+        if isinstance(module, MatrixProduct):
+            streams.read(f"{name}.other", given(args, kwargs, 1))
+        if liveness is not None:
+            liveness.begin(name)
+
+    def end(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        x, *others = args[:2] if isinstance(module, MatrixProduct) else (given(args, kwargs),)
+        calls.setdefault(name, []).append(describe(name, module, x, output, batch, *others))
+        if liveness is not None:
+            liveness.end(name, x, *others)
+
+    module.register_forward_pre_hook(begin, with_kwargs=True)
+    module.register_forward_hook(end, with_kwargs=True)
 
 
-def _together(calls: Sequence[Layer]) -> Layer:
-    """One layer for all calls of a module."""
-    first, uses = calls[0], sum(call.uses for call in calls)
-    other = next((call for call in calls if _maps(call) != _maps(first)), None)
-    if other is None:
-        return replace(first, uses=uses)
-    log.warning(
-        "layer %s runs on feature maps of %s and of %s: counted as one use with the positions of all %d runs",
-        first.name,
-        _maps(first),
-        _maps(other),
-        uses,
+def _weights(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, View]:
+    """Layer → its weight as it stands in a parameter of the network as it was given."""
+    constants, found = Constants(network), stand_ins(network)
+    for layer in layers:
+        weight = getattr(network.get_submodule(layer.name), "weight", None)
+        if layer.name not in found and isinstance(weight, Tensor) and (view := constants.view(weight)) is not None:
+            found[layer.name] = view
+    return found
+
+
+def _left_out(unfolding: Unfolding, layers: Mapping[str, object]) -> list[LeftInFloat]:
+    """Matrices and kernels that stay in float: of layers of other kinds, of layers that did not run, and loose ones."""
+    told = {part.name for part in unfolding.left}
+    found: list[LeftInFloat] = []
+    inside: set[nn.Module] = set()
+    known = dict(unfolding.network.named_parameters(remove_duplicate=False))
+    used = (*unfolding.consumed, *(named(name, "weight") for name in layers))
+    consumed = {id(known[name]) for name in used if name in known}
+    for name, module in unfolding.network.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and name in told:
+            inside.update(module.modules())
+        if name in layers or module in inside:
+            continue
+        parameters = {
+            key: parameter.numel()
+            for key, parameter in module.named_parameters(recurse=False)
+            if parameter.ndim > 1 and id(parameter) not in consumed
+        }
+        if isinstance(module, QUANTISABLE) and parameters:
+            why = "it did not run on the example"
+            found.append(LeftInFloat(name, type(module).__name__, sum(parameters.values()), why))
+        elif _of_torch(module) and parameters:
+            why = "layers of this kind are not quantised"
+            found.append(LeftInFloat(name, type(module).__name__, sum(parameters.values()), why))
+        else:
+            why = "it is no weight of a layer, nor of a call that is known to multiply"
+            found += [LeftInFloat(named(name, key), "parameter", count, why) for key, count in parameters.items()]
+    return found
+
+
+def _of_torch(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers, and not one of its lists."""
+    return type(module).__module__.startswith("torch.nn.") and not isinstance(
+        module, nn.ParameterList | nn.ParameterDict
     )
-    rest = (1,) * (len(first.kernel) - 1)
-    inputs = sum(call.uses * math.prod(call.input_size) for call in calls)
-    outputs = sum(call.uses * call.positions for call in calls)
-    return replace(first, input_size=(inputs, *rest), output_size=(outputs, *rest), uses=1)
-
-
-def _maps(call: Layer) -> str:
-    """Extents of input and output: "9×9 → 4×4"."""
-    return " → ".join("×".join(map(str, size)) or "1" for size in (call.input_size, call.output_size))
-
-
-def _report_left_out(model: nn.Module, layers: Mapping[str, object]) -> None:
-    """Warn of matrices and kernels that stay in float: of layers of other kinds, and of layers that did not run."""
-    left = [
-        f"{name}.{key}" if name else key
-        for name, module in model.named_modules()
-        if name not in layers
-        for key, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim > 1
-    ]
-    if left:
-        log.warning("left in float, not searched: %s%s", ", ".join(left[:5]), ", …" if len(left) > 5 else "")
 
 
 def _samples(example: Inputs) -> int:
@@ -190,14 +197,6 @@ def _samples(example: Inputs) -> int:
     return max(1, int(first.shape[0])) if first.dim() else 1
 
 
-def _positions(extents: tuple[int, ...], batch: int) -> tuple[int, ...]:
-    """Extents per sample: those behind the batch where it comes first, else how many positions there are; () for one."""
-    if extents and extents[0] == batch:
-        return tuple(extents[1:])
-    count = _per_sample(math.prod(extents), batch)
-    return (count,) if count > 1 else ()
-
-
-def _per_sample(count: int, batch: int) -> int:
-    """A sample's share of ``count`` positions; all of them where they are no multiple of the samples."""
-    return count // batch if count % batch == 0 else count
+def _prime(count: int) -> int:
+    """The largest prime up to ``count``; ``count`` itself where there is none."""
+    return next((n for n in range(count, 1, -1) if all(n % k for k in range(2, math.isqrt(n) + 1))), count)

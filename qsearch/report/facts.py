@@ -69,14 +69,23 @@ def percent(run: Run, metric: str | None = None) -> bool:
 def mean_bits(
     layers: Sequence[Layer], assignment: BitAssignment, role: Literal["weight", "activation"]
 ) -> float | None:
-    """Mean bits over all weights (by number of parameters) or input activations (by number of elements)."""
-    values, sizes = [], []
-    for layer in layers:
-        site = layer.weight_site if role == "weight" else layer.activation_site
-        if site in assignment:
-            values.append(assignment.mean_bits(site))
-            sizes.append(layer.params if role == "weight" else layer.input_elements)
-    return float(np.average(values, weights=sizes)) if values else None
+    """Mean bits over all weights (by number of parameters) or activations (by number of elements)."""
+    tensors = [tensor for layer in layers for tensor in _tensors(layer, role) if tensor[0] in assignment]
+    values = [assignment.mean_bits(site) for site, _ in tensors]
+    return float(np.average(values, weights=[size for _, size in tensors])) if values else None
+
+
+def sites_of(layer: Layer, role: Literal["weight", "activation"]) -> tuple[str, ...]:
+    """Names of a layer's sites of one role: a product of two activations has two of those, and no weight."""
+    return tuple(site for site, _ in _tensors(layer, role))
+
+
+def _tensors(layer: Layer, role: Literal["weight", "activation"]) -> list[tuple[str, int]]:
+    """Sites of one role, and how many numbers each has."""
+    given = [(layer.activation_site, layer.input_elements)]
+    if layer.kind == "matmul":
+        return [*given, (layer.weight_site, layer.uses * layer.params)] if role == "activation" else []
+    return given if role == "activation" else [(layer.weight_site, layer.params)]
 
 
 def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -211,7 +211,7 @@ def _cost_axis(axes: Axes, run: Run, metric: str) -> None:
 
 @styled
 def bits_per_layer(layers: Sequence[Layer], assignment: BitAssignment) -> Figure:
-    """Bits of weights and input activations, a row per layer; kernel-wise bits as mean with their range."""
+    """Bits of weights and activations, a row per layer; kernel-wise bits as mean with their range."""
     pitch = row_pitch(len(layers))
     figure, (axes,) = style.new_figure(0.85 + pitch * len(layers))
     draw_bits(axes, layers, assignment)
@@ -227,27 +227,38 @@ def row_pitch(rows: int) -> float:
 
 
 def draw_bits(axes: Axes, layers: Sequence[Layer], assignment: BitAssignment) -> None:
-    """Two bars per layer, weights above activations; a whisker from the fewest to the most bits of any kernel."""
+    """Two bars per layer, weights above inputs; a whisker from the fewest to the most bits of any kernel.
+
+    The other operand of a product of two activations stands where weights do, in a colour of its own.
+    """
     whisker = 5 if len(layers) <= 24 else 3
     quantised = [max(np.ravel(bits)) for bits in assignment.values() if bits != FLOAT_BITS]
     beyond = max(quantised, default=7) + 1
-    for shift, colour, label, names in (
-        (-0.19, BLUE, "weights", [layer.weight_site for layer in layers]),
-        (0.19, ORANGE, "input activations", [layer.activation_site for layer in layers]),
-    ):
-        for row, name in enumerate(names):
-            bits = assignment.get(name)
-            if bits == FLOAT_BITS:
-                axes.barh(row + shift, beyond, height=0.36, color=colour, alpha=0.3)
-                axes.text(float(beyond), row + shift, " float", va="center", fontsize=7.5)
-            elif bits is not None:
-                axes.barh(row + shift, assignment.mean_bits(name), height=0.36, color=colour, label=label)
-            if isinstance(bits, tuple):
-                ends = ([min(bits), max(bits)], [row + shift] * 2)
-                axes.plot(*ends, color=INK, linewidth=0.2 * whisker, marker="|", markersize=whisker)
+    for row, (site, colour, label) in _bars(layers):
+        bits = assignment.get(site)
+        if bits == FLOAT_BITS:
+            axes.barh(row, beyond, height=0.36, color=colour, alpha=0.3)
+            axes.text(float(beyond), row, " float", va="center", fontsize=7.5)
+        elif bits is not None:
+            axes.barh(row, assignment.mean_bits(site), height=0.36, color=colour, label=label)
+        if isinstance(bits, tuple):
+            ends = ([min(bits), max(bits)], [row] * 2)
+            axes.plot(*ends, color=INK, linewidth=0.2 * whisker, marker="|", markersize=whisker)
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     axes.grid(axis="y", visible=False)
+
+
+def _bars(layers: Sequence[Layer]) -> Iterator[tuple[float, tuple[str, str, str]]]:
+    """Where each bar stands, with its site, its colour and what the legend calls it; those of one kind together."""
+    for row, layer in enumerate(layers):
+        if layer.kind != "matmul":
+            yield row - 0.19, (layer.weight_site, BLUE, "weights")
+    for row, layer in enumerate(layers):
+        yield row + 0.19, (layer.activation_site, ORANGE, "input activations")
+    for row, layer in enumerate(layers):
+        if layer.kind == "matmul":
+            yield row - 0.19, (layer.weight_site, GREEN, "other operands of products")
 
 
 def layer_names(axes: Axes, layers: Sequence[Layer], pitch: float) -> None:
@@ -266,7 +277,7 @@ def short(name: str) -> str:
 @styled
 def kernel_bits(layers: Sequence[Layer], assignment: BitAssignment) -> Figure:
     """Which share of each layer's kernels has how many bits, as a heat map."""
-    chosen = [layer for layer in layers if layer.weight_site in assignment]
+    chosen = [layer for layer in layers if layer.weight_site in assignment and layer.kind != "matmul"]
     vectors = [assignment.vector(layer.weight_site, layer.kernels) for layer in chosen]
     low, high = min(int(bits.min()) for bits in vectors), max(int(bits.max()) for bits in vectors)
     shares = np.asarray([np.bincount(bits - low, minlength=high - low + 1) / len(bits) for bits in vectors])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
 from qsearch.assignment import BitAssignment
+from qsearch.layers import Layer
 from qsearch.report import certification, facts, plots, remeasured, wording
 from qsearch.report.curves import Plane, cost_planes, main_plane, plane_front
 from qsearch.report.document import Block, Code, Document, Paragraph, Plot, Section, Table, pairs, section
@@ -140,16 +141,24 @@ def _layer_table(run: Run, best: Trial) -> Table:
         rows.append(
             (
                 layer.name,
-                wording.bits(best.assignment.get(layer.weight_site)),
-                wording.bits(best.assignment.get(layer.activation_site)),
+                _bits(best, layer, "weight"),
+                _bits(best, layer, "activation"),
                 f"{layer.macs:,}",
-                f"{layer.params:,}",
+                f"{layer.stored_params:,}",
                 *shares,
             )
         )
     whole = "" if split else " This hardware model gives costs of the whole network only."
-    note = f"Activation bits are those of the layer's input. MACs are multiply-accumulates per sample.{whole}"
+    products = any(layer.kind == "matmul" for layer in run.info.layers)
+    both = "; of a product of two activations, of its input × of its other operand" if products else ""
+    note = f"Activation bits are those of the layer's input{both}. MACs are multiply-accumulates per sample.{whole}"
     return Table(header, tuple(rows), note=note)
+
+
+def _bits(trial: Trial, layer: Layer, role: Literal["weight", "activation"]) -> str:
+    """Bits of a layer's sites of one role."""
+    found = [wording.bits(trial.assignment.get(site)) for site in facts.sites_of(layer, role)]
+    return " × ".join(found) or wording.bits(None)
 
 
 def _share_of(trial: Trial, layer: str, metric: str) -> str:

@@ -62,12 +62,16 @@ def _title(survey: Survey) -> str:
 
 
 def _groups(survey: Survey) -> dict[str, tuple[list[str], list[int]]]:
-    """Weights and inputs: names of the variables without what the title of the map says, and their rows in the grid."""
+    """Weights and inputs: names of the variables without what the title of the map says, and their rows in the grid.
+
+    Both operands of a product of two activations are inputs, told apart by their sites.
+    """
+    products = {site.layer for site in survey.space.sites if site.operand}
     found: dict[str, tuple[list[str], list[int]]] = {}
     for row, (variable, label) in enumerate(zip(survey.space.variables, labels(survey), strict=True)):
         site = survey.space.site(variable.name)
         names, rows = found.setdefault("weights" if site.role == "weight" else "inputs of layers", ([], []))
-        names.append(label.replace(site.name, site.layer))
+        names.append(label if site.layer in products else label.replace(site.name, site.layer))
         rows.append(row)
     return found
 
@@ -108,9 +112,10 @@ def interactions(survey: Survey) -> Figure:
 
 
 def _pair_names(survey: Survey, taken: Sequence[Variable]) -> list[str]:
-    """Names of layers where all variables are weights, or all inputs; else names of sites."""
+    """Names of layers where all variables are weights, or all inputs, one a layer; else names of sites."""
     sites = [survey.space.site(variable.name) for variable in taken]
-    return [site.layer if len({site.role for site in sites}) == 1 else site.name for site in sites]
+    alike = len({site.role for site in sites}) == 1 and not any(site.operand for site in sites)
+    return [site.layer if alike else site.name for site in sites]
 
 
 def _plain(axes: Axes) -> None:

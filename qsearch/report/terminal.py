@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
 from qsearch.report import certification, facts, wording
 from qsearch.report.comparison import ComparisonRow
 from qsearch.report.phrases import cost_metrics, cost_text, lines, objective_text, runs_text
@@ -89,15 +90,18 @@ def _limit_lines(run: Run) -> list[str]:
     return lines
 
 
-def bits_line(run: Run, assignment: BitAssignment, role: str) -> str:
-    """Bits of all layers in a row, in the order of the network; means with one decimal where kernels differ."""
-    cells = []
-    for layer in run.info.layers:
-        bits = assignment.get(layer.weight_site if role == "weight" else layer.activation_site)
-        if bits is None:
-            cells.append("–")
-        elif isinstance(bits, int):
-            cells.append("f" if bits == FLOAT_BITS else str(bits))
-        else:
-            cells.append(f"{sum(bits) / len(bits):.1f}")
-    return " ".join(cells)
+def bits_line(run: Run, assignment: BitAssignment, role: Literal["weight", "activation"]) -> str:
+    """Bits of all layers in a row, in the order of the network; means with one decimal where kernels differ.
+
+    A product of two activations has those of both operands, ``8×4``, and none of a weight.
+    """
+    cells = ["×".join(_cell(assignment.get(site)) for site in facts.sites_of(layer, role)) for layer in run.info.layers]
+    return " ".join(cell or "–" for cell in cells)
+
+
+def _cell(bits: Bits | None) -> str:
+    if bits is None:
+        return "–"
+    if isinstance(bits, int):
+        return "f" if bits == FLOAT_BITS else str(bits)
+    return f"{sum(bits) / len(bits):.1f}"

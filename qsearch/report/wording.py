@@ -63,6 +63,15 @@ def significant(value: float) -> str:
     return f"{value:.{max(0, digits)}f}"
 
 
+def abridged(number: int) -> str:
+    """A count in at most three significant digits: ``768``, ``40.6 M``."""
+    if number < 1000:
+        return str(number)
+    rounded = float(f"{number:.3g}")  # 999,999 is 1.00 M
+    factor, letter = next((factor, letter) for factor, letter in _PREFIXES if rounded >= factor)
+    return f"{significant(rounded / factor)} {letter}"
+
+
 def minus(text: str) -> str:
     """A number with a true minus sign."""
     return text.replace("-", "−")

@@ -1,5 +1,7 @@
 """What sensitivities on the float network have in common: its data in small batches, its layers' inputs, its weights.
 
+The inputs of a product of two activations are sites of their own; which argument of the layer one is, is known here alone.
+
 A float network is a copy that one sensitivity has to itself, so weights may be changed in place and put back.
 """
 
@@ -22,6 +24,9 @@ from qsearch.space import SearchSpace, Site
 Floats = NDArray[np.float64]
 Batch: TypeAlias = tuple[Any, Tensor]
 """Inputs, a tensor or a tuple of them, and targets; the first extents are the samples."""
+
+CHECKPOINTED = "torch.utils.checkpoint runs layers a second time, with other inputs; leave it out in evaluation"
+"""Why a network that saves its memory so cannot be differentiated by inputs that are changed."""
 
 WITHOUT_GRADIENTS = "one-at-a-time, noise and quantization-error"
 """Sensitivities that differentiate nothing."""
@@ -70,8 +75,9 @@ def _rows(inputs: Any, part: slice) -> Any:
 
 
 def forward(network: FloatNetwork, inputs: Any) -> Tensor:
-    """Outputs for a tensor or a tuple of them."""
-    found: Tensor = network.model(*inputs) if isinstance(inputs, tuple) else network.model(inputs)
+    """Outputs for a tensor or a tuple of them; the network is given copies, as it may write into them."""
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    found: Tensor = network.model(*(part.clone() for part in parts))
     return found
 
 
@@ -91,28 +97,41 @@ def mean_loss(network: FloatNetwork, samples: int | None) -> tuple[float, int]:
     return total / count, count
 
 
-@contextmanager
-def changed_inputs(network: FloatNetwork, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Inside, the inputs of layers go through functions.
+def changed_arguments(
+    site: Site, change: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a layer is called with, the input that a site stands for gone through a function.
 
     Args:
-        changes: layer name → what becomes of its input; once per use where a layer runs several times.
+        site: an activation; ``site.operand`` is its place among the positional arguments. Alone, it may be named "input".
+    """
+    if not args:
+        return args, {**kwargs, "input": change(kwargs["input"])}
+    place = site.operand
+    return (*args[:place], change(args[place]), *args[place + 1 :]), dict(kwargs)
+
+
+@contextmanager
+def changed_inputs(network: FloatNetwork, changes: Mapping[Site, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Inside, the inputs of layers go through functions, and torch refuses checkpoints of what is differentiated.
+
+    Args:
+        changes: site of an activation → what becomes of it; once per use where its layer runs several times.
     """
 
-    def hook(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def hook(site: Site, change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
         def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                return (change(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "input": change(kwargs["input"])}
+            return changed_arguments(site, change, args, kwargs)
 
         return replace
 
     handles = [
-        network.layers[layer].register_forward_pre_hook(hook(change), with_kwargs=True)
-        for layer, change in changes.items()
+        network.layers[site.layer].register_forward_pre_hook(hook(site, change), with_kwargs=True)
+        for site, change in changes.items()
     ]
     try:
-        yield
+        with torch.autograd.graph.disable_saved_tensors_hooks(CHECKPOINTED):
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -181,7 +200,7 @@ def observe_inputs(
     found = {site.name: InputStatistics(network, site) for site in sites}
     if not sites:
         return found, 0
-    with changed_inputs(network, {site.layer: found[site.name].observe for site in sites}):
+    with changed_inputs(network, {site: found[site.name].observe for site in sites}):
         count = mean_loss(network, samples)[1]
     for site in sites:
         check_finite(found[site.name].errors, f"site {site.name!r}")

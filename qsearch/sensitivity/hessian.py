@@ -207,7 +207,7 @@ class Curvature:
         self._sizes = {site.name: _size(weight) for site, weight in leaves}
         inputs = [site for site in self._sites if site.role == "activation"]
         self._sizes |= {site.name: 0.0 for site in inputs}  # of a layer that does not run
-        changes = {site.layer: partial(perturbed, site) for site in inputs}
+        changes = {site: partial(perturbed, site) for site in inputs}
         with _differentiating(), torch.enable_grad(), floating.changed_inputs(self._network, changes):
             output = floating.forward(self._network, batch[0])
             _check_twice(self._network, output.detach(), batch[1])

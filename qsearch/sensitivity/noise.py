@@ -116,8 +116,7 @@ class Noise:
                     weight = floating.weight_of(network, site)
                     changes.enter_context(_replaced(weight, noisy(site, weight.detach())))
                 else:
-                    changed = {site.layer: partial(noisy, site)}
-                    changes.enter_context(floating.changed_inputs(network, changed))
+                    changes.enter_context(floating.changed_inputs(network, {site: partial(noisy, site)}))
             return floating.mean_loss(network, self.options.samples)[0]
 
     def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from qsearch.assignment import FLOAT_BITS
 from qsearch.protocols import FloatNetwork
+from qsearch.sensitivity.floating import changed_arguments
 from qsearch.space import Site
 
 VANISHING = 1e-4
@@ -114,11 +116,8 @@ class OutputErrors:
         if self._site.role == "weight":
             with _weight(self._module, self._network.quantized_weight(name, bits)):
                 return _forward(self._module, args, kwargs)
-        if args:
-            return _forward(self._module, (self._network.quantized_input(name, bits, args[0]), *args[1:]), kwargs)
-        return _forward(
-            self._module, args, {**kwargs, "input": self._network.quantized_input(name, bits, kwargs["input"])}
-        )
+        quantize = partial(self._network.quantized_input, name, bits)
+        return _forward(self._module, *changed_arguments(self._site, quantize, args, kwargs))
 
     def _channels(self, x: Tensor) -> Tensor:
         """A layer's output as (samples, positions, K)."""

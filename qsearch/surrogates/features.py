@@ -6,7 +6,8 @@ Notation (of :mod:`qsearch.layers`)
 P      output positions, all uses
 r      products added up for one output: c_in/g · K
 g, K   groups; positions of the kernel
-w, a   bits of a layer's weights and of its input; a = 32 for embeddings, whose input has none
+w, a   bits of a layer's weights, or of a product's second operand, and of its input; a = 32 for embeddings, whose
+       input has none
 =====  =================================================================================
 
 Costs multiply, so all features but the kind are logarithms, base 2. Traffic and passes go with P·a: that product stands for P.
@@ -43,8 +44,8 @@ FEATURES = (
     "kind",
 )
 """Names of the columns of :func:`features`."""
-KINDS: Mapping[str, float] = {"conv": 0.0, "linear": 0.0, "depthwise": 1.0, "embedding": 2.0}
-"""Kinds of layers, as a feature; a linear layer is a convolution of extent 1."""
+KINDS: Mapping[str, float] = {"conv": 0.0, "linear": 0.0, "depthwise": 1.0, "embedding": 2.0, "matmul": -1.0}
+"""Kinds of layers, as a feature; a linear layer is a convolution of extent 1, and a product of activations next to it."""
 
 EXTENTS: Mapping[str, Callable[[Layer], int]] = {
     "in_channels": lambda layer: layer.in_channels,

@@ -58,7 +58,9 @@ class OnnxRuntime(Target):
         self._floor: dict[str, float] = {}
 
     def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
-        """See :meth:`Target.precisions`."""
+        """See :meth:`Target.precisions`: products of two activations, which have no weights to store, not at all."""
+        if layer.kind == "matmul":
+            return ()
         if layer.kind == "embedding":
             return ((8, 32), (32, 32))
         if layer.kind == "conv":

@@ -62,7 +62,7 @@ class CostModelContract:
         raise NotImplementedError("override model() and return the cost model under test")
 
     def layers(self) -> tuple[Layer, ...]:
-        """Layers of every kind: a network that is small enough to try many assignments of."""
+        """Layers of every kind, a product of two activations among them: a network to try many assignments of."""
         return (
             Layer("embed", "embedding", 50, 8, input_size=(6,), output_size=(6,)),
             Layer("conv1d", "conv", 4, 8, (3,), (1,), input_size=(10,), output_size=(10,), bias=True),
@@ -72,6 +72,7 @@ class CostModelContract:
             Layer("pointwise", "conv", 12, 40, (1, 1), (1, 1), 1, (5, 5), (5, 5), uses=2),
             Layer("conv3d", "conv", 2, 6, (3, 3, 3), (1, 1, 1), 1, (4, 5, 5), (4, 5, 5)),
             Layer("tokens", "linear", 40, 24, input_size=(7,), output_size=(7,)),
+            Layer("scores", "matmul", 12, 7, input_size=(7,), output_size=(7,), uses=2),
             Layer("head", "linear", 300, 10),
         )
 
@@ -146,14 +147,15 @@ class CostModelContract:
         Fix: hardware without a cheaper mode runs at the next wider one: charge the least cost of these bits or more.
         """
         for layer in self.layers():
+            weights = self._weight_bits(layer)
             table = {
                 (weight, activation): self._cost(layer, weight, activation)
-                for weight in self.weight_bits
+                for weight in weights
                 for activation in self.activation_bits
             }
             for weight, activation in table:
                 where = f"layer {layer.name!r} from {weight}/{activation}"
-                for other in self.weight_bits:
+                for other in weights:
                     if other > weight:
                         here = f"{where} to {other}/{activation} bits"
                         self._not_cheaper(table[other, activation], table[weight, activation], here)
@@ -168,7 +170,7 @@ class CostModelContract:
         Fix: charge kernels one by one, by their mean, or by the highest bits among those that run together.
         """
         rng = np.random.default_rng(0)
-        for layer in self.layers():
+        for layer in self._with_kernels():
             for _ in range(20):
                 low = rng.choice(self.weight_bits, size=layer.kernels)
                 high = low.copy()
@@ -186,7 +188,7 @@ class CostModelContract:
 
         Fix: 0 in ``weight_bits`` is a kernel that is not there; charge nothing for it.
         """
-        for layer in self.layers():
+        for layer in self._with_kernels():
             for bits in self.weight_bits:
                 kept = np.full(layer.kernels, bits)
                 pruned = kept.copy()
@@ -289,9 +291,17 @@ class CostModelContract:
 
     def _uniform_bits(self) -> Iterator[tuple[Layer, int, int]]:
         for layer in self.layers():
-            for weight in self.weight_bits:
+            for weight in self._weight_bits(layer):
                 for activation in self.activation_bits:
                     yield layer, weight, activation
+
+    def _weight_bits(self, layer: Layer) -> Sequence[int]:
+        """Bits of a layer's weights; of a matrix product's second operand, which is an activation."""
+        return self.activation_bits if layer.kind == "matmul" else self.weight_bits
+
+    def _with_kernels(self) -> tuple[Layer, ...]:
+        """Layers whose kernels may differ in bits: those with weights."""
+        return tuple(layer for layer in self.layers() if layer.kind != "matmul")
 
     def _cost(self, layer: Layer, weight_bits: int | NDArray[np.int64], activation_bits: int) -> Mapping[str, float]:
         """Cost of a network of one layer: it means the same whether the model is additive or not."""

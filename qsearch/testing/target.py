@@ -43,6 +43,7 @@ class TargetContract:
             Layer("depthwise", "conv", 16, 16, (3, 3), (2, 2), 16, (9, 9), (5, 5)),
             Layer("conv3d", "conv", 2, 6, (3, 3, 3), (1, 1, 1), 1, (4, 5, 5), (4, 5, 5)),
             Layer("tokens", "linear", 40, 24, input_size=(7,), output_size=(7,)),
+            Layer("scores", "matmul", 12, 7, input_size=(7,), output_size=(7,), uses=2),
             Layer("head", "linear", 64, 10),
         )
 

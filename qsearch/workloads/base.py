@@ -1,13 +1,17 @@
-"""``ArrayWorkload``: a classification workload whose data fits in memory.
+"""``ArrayWorkload``: a workload of classes whose data fits in memory.
 
-Notation: N samples of shape S; C classes; targets are class indices 0 … C − 1.
+Notation: N samples of shape S; C classes; targets are class indices 0 … C − 1, one per sample, or T of them where each
+pixel has one.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -55,12 +59,13 @@ class ArrayWorkload(ABC):
     """A classifier with its data in memory; a subclass gives the network and the splits.
 
     Both are made on first use, once per instance. The loss is the cross-entropy; the score is 1 for a right answer
-    and 0 for a wrong one.
+    and 0 for a wrong one. A subclass whose targets are maps of classes gives a score of its own.
 
     Attributes:
         name: of the workload.
         classes: C.
         input_shape: S, of one prepared input.
+        target_shape: T, of one target: () for a class.
         batch_size: samples per batch of every loader.
     """
 
@@ -68,6 +73,7 @@ class ArrayWorkload(ABC):
     metric: str = "accuracy"
     classes: int
     input_shape: tuple[int, ...]
+    target_shape: tuple[int, ...] = ()
     batch_size: int = 250
 
     @abstractmethod
@@ -118,12 +124,21 @@ class ArrayWorkload(ABC):
 
     @cached_property
     def splits(self) -> Splits:
-        """The data, loaded once."""
-        return self.load()
+        """The data, loaded once.
+
+        Raises:
+            DataError: a split that a search or its report reads is empty.
+        """
+        splits = self.load()
+        for split in ("validation", "calibration", "test"):
+            samples: Samples | None = getattr(splits, split)
+            if samples is not None:
+                self._check_some(split, samples.targets)
+        return splits
 
     @cached_property
     def _trained(self) -> nn.Module:
-        return self.network()
+        return on_processor(self.network, f"the network of {self.name!r}")
 
     def _loader(self, split: str, samples: Samples) -> DataLoader[Any]:
         """A loader in fixed order; with a generator of its own, as a loader's iterator draws from it."""
@@ -132,24 +147,59 @@ class ArrayWorkload(ABC):
         dataset = TensorDataset(inputs, samples.targets)
         return DataLoader(dataset, batch_size=self.batch_size, generator=torch.Generator())
 
+    def _check_some(self, split: str, targets: Tensor) -> None:
+        if not len(targets):
+            raise DataError(
+                f"the {split} split of {self.name!r} must not be empty", got="0 samples", fix="give it at least one"
+            )
+
     def _check(self, split: str, inputs: Tensor, targets: Tensor) -> None:
         """Raise DataError unless the samples are what the network takes."""
         where = f"the {split} split of {self.name!r}"
-        if not len(targets):
-            raise DataError(f"{where} must not be empty", got="0 samples", fix="give it at least one")
+        self._check_some(split, targets)
         if len(inputs) != len(targets):
             raise DataError(
                 f"{where} must have one target per input", got=f"{len(inputs)} inputs and {len(targets)} targets"
             )
         if tuple(inputs.shape[1:]) != self.input_shape:
             raise DataError(f"inputs of {where} must have shape {self.input_shape}", got=tuple(inputs.shape[1:]))
+        if any(part.device.type != "cpu" for part in (inputs, targets)):
+            raise DataError(f"samples of {where} must be on the processor", got=str(inputs.device), fix="call .cpu()")
         if not bool(torch.isfinite(inputs).all()):
             raise DataError(f"inputs of {where} must be finite", got="NaN or infinity")
-        if targets.dtype != torch.int64 or targets.dim() != 1:
+        if targets.dtype != torch.int64 or tuple(targets.shape[1:]) != self.target_shape:
+            extents = ", ".join(map(str, ("N", *self.target_shape))) + "," * (not self.target_shape)
             raise DataError(
-                f"targets of {where} must be int64 of shape (N,)",
+                f"targets of {where} must be int64 of shape ({extents})",
                 got=f"{targets.dtype} of shape {tuple(targets.shape)}",
             )
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= self.classes:
             raise DataError(f"targets of {where} must be within 0..{self.classes - 1}", got=f"{low}..{high}")
+
+
+def on_processor(make: Callable[[], nn.Module], what: str) -> nn.Module:
+    """What ``make`` gives, once it is known to be where the data are.
+
+    Args:
+        what: what it is, for messages.
+
+    Raises:
+        DataError: it asks for a device that is not there, or has tensors on other devices than the processor.
+    """
+    try:
+        network = make()
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        if not re.search(r"\b(CUDA|MPS|XPU|HIP|NVIDIA)\b", str(error), re.IGNORECASE):
+            raise
+        raise DataError(
+            f"{what} must be made on a device that is there",
+            got=f"{type(error).__name__}: {error}"[:200],
+            fix="make it on the processor, and read weights with map_location='cpu'",
+        ) from error
+    for name, value in chain(network.named_parameters(), network.named_buffers()):
+        if value.device.type != "cpu":
+            raise DataError(
+                f"{what} must be on the processor, as its data are", got=f"{name} on {value.device}", fix="call .cpu()"
+            )
+    return network

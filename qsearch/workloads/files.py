@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
 
 from qsearch.errors import DataError
 
+log = logging.getLogger(__name__)
+
 
 def data_roots(option: Path | None = None) -> tuple[Path, ...]:
-    """Folders to look for data in, in order: the option, ``QSEARCH_DATA``, the platform's data folder.
+    """Folders to look for data in: the option's alone; without it ``QSEARCH_DATA``, then the platform's data folder.
 
     Raises:
-        DataError: the option names no folder; the other two need not exist.
+        DataError: the option names no folder; the others need not exist.
     """
-    if option is not None and not option.expanduser().is_dir():
-        raise DataError("option 'data' must name a folder", got=str(option), fix="give the folder that holds the files")
-    chosen = [folder for folder in (option, os.environ.get("QSEARCH_DATA")) if folder]
-    return (*(Path(folder).expanduser() for folder in chosen), platformdirs.user_data_path("qsearch"))
+    if option is not None:
+        if not option.expanduser().is_dir():
+            raise DataError(
+                "option 'data' must name a folder", got=str(option), fix="give the folder that holds the files"
+            )
+        return (option.expanduser(),)
+    named = os.environ.get("QSEARCH_DATA")
+    return (*([Path(named).expanduser()] if named else []), platformdirs.user_data_path("qsearch"))
 
 
 def find(name: str, folders: Sequence[Path]) -> Path | None:
@@ -35,6 +42,29 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
+
+
+def warn_unless_published(path: Path, digests: Mapping[str, str]) -> None:
+    """Log one line where a file of a published name holds something else than what was published.
+
+    Args:
+        digests: name → MD5 (32 hexadecimal digits) or SHA-256 (64).
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    published = digests.get(path.name)
+    if published is None:
+        return
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "md5" if len(published) == 32 else "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} must be readable", got=error.strerror or str(error)) from error
+    if found != published:
+        log.warning(
+            "%s is not the published file of this name: its digest is %s…, not %s…", path, found[:8], published[:8]
+        )
 
 
 def sha256(content: bytes) -> str:

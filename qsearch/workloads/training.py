@@ -1,6 +1,6 @@
-"""Training a small image classifier: seeded, on one thread, leaving the caller's random state and threads alone.
+"""Training a small network on images: seeded, on one thread, leaving the caller's random state and threads alone.
 
-Notation: N images (N, C, H, W) with targets (N,); each is seen once an epoch, freshly distorted.
+Notation: N images (N, C, H, W) with targets (N, …); each is seen once an epoch, freshly distorted.
 
 The schedule is one cycle (Smith and Topin, 2018): the rate rises to its peak over the first 30 % of the steps, then
 falls to nearly nothing along a cosine.
@@ -12,12 +12,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the name torch's own documentation uses
 from torch import Generator, Tensor, nn
 
 from qsearch.workloads.base import Samples
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Output and target of a batch → scalar."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class Recipe:
         momentum: of Nesterov's method.
         weight_decay: L2 penalty.
         label_smoothing: probability spread over all classes.
-        rotation, scaling, shift: bounds of the random distortion, in degrees, as a share, in pixels.
+        rotation, scaling, shift: bounds of the random distortion, in degrees, as a share, in pixels; none where all are
+            zero, as targets that are images must not be left behind.
+        flip: half of the images are mirrored, left to right, as part of the distortion.
+        channels_last: keep the channels of a pixel together in memory, which depthwise convolutions are faster with.
         version: raised whenever training changes in a way that the numbers above do not show.
     """
 
@@ -44,6 +51,8 @@ class Recipe:
     rotation: float = 10.0
     scaling: float = 0.1
     shift: float = 1.0
+    flip: bool = False
+    channels_last: bool = False
     version: int = 1
 
 
@@ -63,35 +72,58 @@ def isolated(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def fit(build: Callable[[], nn.Module], samples: Samples, recipe: Recipe, seed: int) -> nn.Module:
-    """A network from ``build``, trained on ``samples``, in evaluation mode; the same for the same seed."""
+def fit(
+    build: Callable[[], nn.Module],
+    samples: Samples,
+    recipe: Recipe,
+    seed: int,
+    *,
+    loss: Loss | None = None,
+    prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+) -> nn.Module:
+    """A network from ``build``, trained on ``samples``, in evaluation mode; the same for the same seed.
+
+    Args:
+        loss: what to minimise; the cross-entropy with the recipe's smoothing where None.
+        prepare: stored inputs of a batch → inputs of the network.
+    """
+    minimised = loss or partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     with isolated(seed):
-        network = build().train()
-        optimiser = torch.optim.SGD(
-            network.parameters(),
-            lr=recipe.peak_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=True,
-        )
-        steps = recipe.epochs * math.ceil(len(samples) / recipe.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.peak_rate, total_steps=steps)
+        network = build().to(memory_format=layout).train()  # type: ignore[call-overload]  # torch leaves it out
+        optimiser, schedule = _optimiser(network, recipe, len(samples))
         generator = torch.Generator().manual_seed(seed)
         for _ in range(recipe.epochs):
             order = torch.randperm(len(samples), generator=generator)
             for start in range(0, len(order), recipe.batch_size):
                 batch = samples.take(order[start : start + recipe.batch_size])
-                output = network(distorted(batch.inputs, recipe, generator))
-                loss = F.cross_entropy(output, batch.targets, label_smoothing=recipe.label_smoothing)
+                inputs = distorted(prepare(batch.inputs), recipe, generator).contiguous(memory_format=layout)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                minimised(network(inputs), batch.targets).backward()  # type: ignore[no-untyped-call]  # torch leaves it
                 optimiser.step()
                 schedule.step()
-    return network.eval()
+    return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]  # as above
+
+
+def _optimiser(
+    network: nn.Module, recipe: Recipe, count: int
+) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.OneCycleLR]:
+    """The recipe's optimiser and schedule for ``count`` samples."""
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.peak_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+    )
+    steps = recipe.epochs * math.ceil(count / recipe.batch_size)
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.peak_rate, total_steps=steps)
 
 
 def distorted(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
-    """Each image rotated, scaled and shifted at random, zero outside: (N, C, H, W) → (N, C, H, W)."""
+    """Each image rotated, scaled, shifted and mirrored at random, zero outside: (N, C, H, W) → (N, C, H, W)."""
+    if not (recipe.rotation or recipe.scaling or recipe.shift or recipe.flip):
+        return images
     count, _, height, width = images.shape
     rotation, scaling, right, down = torch.rand(4, count, generator=generator) * 2 - 1
     angle, scale = rotation * math.radians(recipe.rotation), 1 + scaling * recipe.scaling
@@ -99,11 +131,7 @@ def distorted(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
     # the grid runs from −1 to 1, so a pixel is 2 / extent
     right, down = right * recipe.shift * 2 / width, down * recipe.shift * 2 / height
     rows = torch.stack([torch.stack([cosine, -sine, right], dim=1), torch.stack([sine, cosine, down], dim=1)], dim=1)
+    if recipe.flip:
+        rows[:, :, 0] *= (torch.rand(count, 1, generator=generator) < 0.5).float() * 2 - 1
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, samples: Samples) -> float:
-    """Share of right answers of a network in evaluation mode."""
-    return float((network(samples.inputs).argmax(dim=1) == samples.targets).double().mean())

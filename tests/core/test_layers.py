@@ -42,6 +42,11 @@ CASES = {
         Layer("l", "linear", 40, 24, input_size=(7,), output_size=(7,), uses=3),
         (960, 20_160, 24, 40, 840, 504, 7),
     ),
+    # Q·Kᵀ of 3 heads on 7 tokens: (7, 12)·(12, 7) each, 84 numbers of K a head
+    "matmul": (
+        Layer("l", "matmul", 12, 7, input_size=(7,), output_size=(7,), uses=3),
+        (84, 1764, 7, 12, 252, 147, 7),
+    ),
     # a table of 1000 rows of 16 numbers; 5 indices are read, 5 rows come out, nothing is multiplied
     "embedding": (
         Layer("l", "embedding", 1000, 16, input_size=(5,), output_size=(5,)),
@@ -74,6 +79,13 @@ def test_only_one_channel_per_group_is_depthwise():
 def test_site_names():
     layer = Layer("layer1.0.conv1", "linear", 2, 2)
     assert (layer.weight_site, layer.activation_site) == ("layer1.0.conv1.weight", "layer1.0.conv1.input")
+
+
+def test_a_product_of_activations_has_an_other_operand_and_stores_nothing():
+    layer = CASES["matmul"][0]
+    assert (layer.weight_site, layer.activation_site) == ("l.other", "l.input")
+    assert layer.stored_params == 0
+    assert all(found.stored_params == found.params for name, (found, _) in CASES.items() if name != "matmul")
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class TestConstruction:
             ({"ties": (("a", "b"), ("b", "c"))}, "one tie only; got b"),
             ({"ties": (("a", "a"),)}, "one tie only; got a"),
             ({"ties": (("a", "odd"),)}, "same choices"),
-            ({"ties": (("a", "many"),)}, "same choices, kernels"),
+            ({"ties": (("a", "many"),)}, "same choices and kernels"),
             ({"ties": (("a", "b"),), "fixed": {"a": 8}}, "fixed bits"),
             ({"fixed": {"a": 33}}, "within 0..32; got 33"),
             ({"fixed": {"a": -1}}, "within 0..32; got -1"),
@@ -307,3 +307,28 @@ class TestBuildSpace:
     def test_ties_by_name(self):
         space = self.build(ties=[["fc1.input", "fc2.input"]])
         assert space.size == 2**4
+
+    @pytest.mark.parametrize(
+        ("fixed", "pins"),
+        [
+            ({"fc1.input": 8}, {"fc1.input": 8, "fc2.input": 8}),
+            ({"last": 8}, {"fc2.weight": 8, "fc2.input": 8, "fc1.input": 8}),
+            ({"fc1.input": 8, "fc2.input": 8}, {"fc1.input": 8, "fc2.input": 8}),
+        ],
+    )
+    def test_a_fixed_site_fixes_those_tied_with_it(self, fixed, pins):
+        space = self.build(ties=[["fc1.input", "fc2.input"]], fixed=fixed)
+        assert dict(space.fixed) == pins
+        assert space.decode(space.lowest) in space
+
+    def test_tied_sites_fixed_at_different_bits(self):
+        message = "same fixed bits; got fc1.input: 8, fc2.input: 4; fix all of them at the same bits, or leave one out"
+        with pytest.raises(SpaceError, match=message):
+            self.build(ties=[["fc1.input", "fc2.input"]], fixed={"fc1.input": 8, "last": 4})
+
+    def test_a_tie_joins_weights_or_activations(self):
+        message = (
+            r"weights or activations, not both; got fc1.weight \(weight\), fc2.input \(activation\); make two ties"
+        )
+        with pytest.raises(SpaceError, match=message):
+            self.build(activation_bits=(2, 4), ties=[["fc1.weight", "fc2.input"]])

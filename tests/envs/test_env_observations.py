@@ -116,6 +116,14 @@ def test_a_constant_feature_is_zero():
     assert np.isfinite(found).all()
 
 
+def test_both_operands_of_a_product_are_activations():
+    layers = (Layer("a", "linear", 4, 4), Layer("scores", "matmul", 2, 4, uses=2))
+    problem = problem_of(layers=layers)
+    found = static_features(HAQ, Schedule.by_layer(problem.space), problem.layers)
+    assert [site.name for site in problem.space.sites] == ["a.weight", "a.input", "scores.other", "scores.input"]
+    assert found[:, HAQ.index("activation")].tolist() == [0, 1, 1, 1]
+
+
 def test_sensitivities_are_differences_in_bits():
     """Damages 16 and 1 of two kernels: ½·log2 differs by 2 bits, a quarter of the range 0..8, around 0.5."""
     pair = (Layer("a", "linear", 4, 2), Layer("b", "linear", 4, 2))

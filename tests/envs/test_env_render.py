@@ -10,6 +10,7 @@ from qsearch.envs.hierarchical import HierarchicalEnv
 from qsearch.envs.kernelwise import KernelwiseEnv
 from qsearch.envs.layerwise import LayerwiseEnv
 from qsearch.envs.render import GAP, ROW, SCALE, SIDE, UNDECIDED, WIDTH
+from qsearch.hardware.bismo import Bismo
 from qsearch.layers import Layer
 
 FEWEST, MIDDLE, MOST = SCALE[0], SCALE[2], SCALE[4]
@@ -122,3 +123,22 @@ def test_no_render_mode_renders_nothing(name):
     env = ENVIRONMENTS[name](oracle_of(problem_of()))
     env.reset()
     assert env.render() is None
+
+
+def test_a_product_of_activations_has_an_other_operand():
+    layers = (LAYERS[0], Layer("scores", "matmul", 4, 3, input_size=(3,), output_size=(3,), uses=2))
+    env = KernelwiseEnv(oracle_of(problem_of(layers=layers, fixed={"scores.input": 8})), render_mode="ansi")
+    env.reset()
+    assert env.render().splitlines() == ["stem    weight  ·  input  ·", "scores  other  ·   input =8"]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_episodes_of_a_network_with_products_end(name):
+    """Every free site is decided, both operands among them, and the cost model prices them."""
+    layers = (LAYERS[0], Layer("scores", "matmul", 4, 3, input_size=(3,), output_size=(3,), uses=2), LAYERS[2])
+    problem = problem_of(layers=layers, model=Bismo(), bounds={"latency": 0.5})
+    env = ENVIRONMENTS[name](oracle_of(problem))
+    play(env, random_actions(env, 1))
+    (trial,) = env.unwrapped.oracle.trials
+    assert set(trial.assignment) == {site.name for site in problem.space.sites}
+    assert {"scores.other", "scores.input"} < set(trial.assignment)

@@ -18,6 +18,7 @@ from qsearch.errors import ConfigError, DataError, EvaluationError
 from qsearch.evaluate.ptq import PostTraining, divergence
 from qsearch.layers import Layer
 from qsearch.quantize.trace import trace_layers
+from qsearch.sensitivity import floating
 from qsearch.space import SearchSpace, build_space
 from qsearch.testing.evaluator import EvaluatorContract
 
@@ -344,3 +345,29 @@ def test_the_probe_and_the_evaluation_see_one_network_whatever_its_layers_do_wit
 
     found = evaluator(Overridden())
     assert found.probe(bits(2)).loss == pytest.approx(found.evaluate(bits(2)).loss, rel=1e-5)
+
+
+class WritesIntoItsInput(Stripes):
+    """Standardises its pictures in place."""
+
+    def model(self) -> nn.Module:
+        class Standardising(nn.Sequential):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.sub_(0.1).mul_(0.9))
+
+        return Standardising(*trained()).eval()
+
+
+def test_a_network_that_writes_into_its_input_is_evaluated_on_the_data_as_they_are() -> None:
+    workload = WritesIntoItsInput()
+    kept = {split: x.clone() for split, (x, _) in workload.data.items()}
+    found = evaluator(workload)
+    first = found.evaluate(bits(3, 4))
+    found.fingerprint()
+    batch = next(found.float_network().batches())
+    inputs = batch[0].clone()
+    found.probe(bits(2, 2))
+    floating.forward(found.float_network(), batch[0])
+    assert found.evaluate(bits(3, 4)) == first == evaluator(workload).evaluate(bits(3, 4))
+    assert torch.equal(batch[0], inputs)
+    assert all(torch.equal(x, kept[split]) for split, (x, _) in workload.data.items())

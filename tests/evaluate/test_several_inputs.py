@@ -85,6 +85,75 @@ def test_layers_are_found_on_a_collated_batch() -> None:
     assert (conv.name, conv.macs, head.name, head.macs) == ("conv", 7 * 4 * 2 * 3, "head", 14)
 
 
+class Attentive(nn.Module):
+    """A sequence that is attended to, and how long it is; written with functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Parameter(torch.randn(3 * 6, 4) / 2)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, sequence: Tensor, lengths: Tensor) -> Tensor:  # (B, 9, 4), (B,)
+        q, k, v = functional.linear(sequence, self.project).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4)
+        shown = torch.arange(9, device=lengths.device) < lengths[:, None]
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=shown[:, None, None])
+        return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+class Sequences(Pairs):
+    """Its samples are ((sequence, length), label)."""
+
+    name = "sequences"
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        sequences, lengths = torch.randn(60, 9, 4, generator=generator), torch.arange(60) % 7 + 3
+        labels = (sequences.mean((1, 2)) > 0).long()
+        self.samples = [((sequences[i], lengths[i]), labels[i]) for i in range(60)]
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Attentive().eval()
+
+
+class TestSequencesWorkload(WorkloadContract):
+    def workload(self) -> Sequences:
+        return Sequences()
+
+
+class TestSequencesEvaluator(EvaluatorContract):
+    def evaluator(self) -> PostTraining:
+        workload = Sequences()
+        return PostTraining(workload, layers_of(workload), PostTraining.Options(batch_size=7))
+
+    def space(self) -> SearchSpace:
+        return build_space(layers_of(Sequences()), weight_bits=[2, 4, 8], activation_bits=[4, 8])
+
+
+def test_the_float_network_has_the_sites_of_functional_calls() -> None:
+    workload = Sequences()
+    layers = layers_of(workload)
+    assert [layer.name for layer in layers] == ["linear", "scores", "context", "head"]
+    evaluator = PostTraining(workload, layers, PostTraining.Options(batch_size=7))
+    network = evaluator.float_network()
+    inputs, targets = next(network.batches())
+    seen: list[tuple[Tensor, Tensor]] = []
+    network.layers["scores"].register_forward_pre_hook(
+        lambda module, args: seen.append((args[0].detach(), args[1].detach()))
+    )
+    loss = network.loss(network.model(*inputs), targets)
+    torch.testing.assert_close(loss, workload.loss(workload.model()(*inputs), targets), rtol=1e-4, atol=1e-6)
+    ((queries, keys),) = seen
+    assert (queries.shape, keys.shape) == ((7, 2, 9, 3), (7, 2, 3, 9))
+    assert float(torch.autograd.grad(loss, [network.layers["linear"].weight])[0].abs().max()) > 0
+    for site, x in (("scores.input", queries), ("scores.other", keys)):
+        found = network.quantized_input(site, 4, x)
+        assert len(found.unique()) <= 16
+        assert float((found - x).abs().mean()) < float(network.step(site, 4))
+    assert set(evaluator.network.corrections) == {"linear", "head"}
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [

@@ -52,6 +52,7 @@ class TestNeuromorphicCsr(CostModelContract):
 
 class TestNeuromorphicPublished(CostModelContract):
     weight_bits = (0, 2, 3, 4, 5, 6, 7, 8)
+    activation_bits = (2, 3, 4, 5, 6, 7, 8)  # of the second operand of a product of activations too
 
     def model(self):
         return Neuromorphic(Neuromorphic.Options(chip="truenorth", scaling="published"))

@@ -35,7 +35,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("errors", "files"),
     ("units",),
     ("assignment", "layers"),
-    ("space", "trial", "pareto"),
+    ("space", "trial", "pareto", "anatomy"),
     ("costs",),
     ("problem",),
     ("projection",),
@@ -52,7 +52,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("ledger", "config"),
     ("run", "survey"),
     ("campaign",),
-    ("sweep", "surveyor", "remeasured"),
+    ("sweep", "surveyor", "remeasured", "inspection"),
     ("report", "remeasuring"),
     ("export", "dashboard", "terminal", "catalogue", "arguments"),
     ("commands",),
@@ -64,7 +64,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 CORE = {room for rooms in ORDER[: LEVEL["projection"] + 1] for room in rooms}
 
 HEAVY: dict[str, set[str]] = {
-    "torch": {"quantize", "sensitivity", "models", "evaluate", "workloads", "testing", "agents"},
+    "torch": {"quantize", "sensitivity", "models", "evaluate", "workloads", "testing", "agents", "export"},
     "gymnasium": {"envs", "agents"},
     "stable_baselines3": {"agents"},
     "sb3_contrib": {"agents"},
@@ -73,8 +73,12 @@ HEAVY: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "scipy": {"search", "report", "agents", "surrogates"},
     "sklearn": {"workloads", "search", "surrogates"},
-    "onnx": {"targets"},
-    "onnxruntime": {"targets"},
+    "onnx": {"targets", "export"},
+    "onnxruntime": {"targets", "export"},
+    "onnxscript": {"export"},
+    "qonnx": {"export"},
+    "transformers": {"workloads"},
+    "datasets": {"workloads"},
     "zigzag": {"targets"},
     "pytest": {"testing"},
 }

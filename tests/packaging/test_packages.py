@@ -180,7 +180,7 @@ def test_command_is_installed() -> None:
     assert callable(command.load())
 
 
-OPTIONAL = {"targets": ("measured", "simulator")}
+OPTIONAL = {"targets": ("measured", "simulator"), "export": ("export",), "workloads": ("huggingface",)}
 """Room → extras whose distributions it may import; it says which extra to install where one is missing."""
 
 

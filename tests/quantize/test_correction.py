@@ -9,6 +9,7 @@ import torch
 from greenlet import greenlet
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import EvaluationError
@@ -351,6 +352,57 @@ def test_a_pass_that_fails_before_the_others_begin_keeps_them_from_it() -> None:
     with pytest.raises(ValueError, match="no"):
         in_lockstep([fail, partial(begun.append, "late")])
     assert not begun
+
+
+class Counting(TorchFunctionMode):
+    """Counts the additions that it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        self.count += func is torch.add
+        return func(*args, **(kwargs or {}))
+
+
+def test_each_pass_keeps_its_own_modes() -> None:
+    x, outer, inner = torch.ones(2), Counting(), [Counting() for _ in range(3)]
+
+    def task(position: int) -> None:
+        with inner[position]:
+            for _ in range(position + 1):
+                wait()
+                torch.add(x, x)
+        wait()
+        torch.add(x, x)
+
+    with outer:
+        in_lockstep([partial(task, position) for position in range(3)])
+        torch.add(x, x)
+    assert [mode.count for mode in inner] == [1, 2, 3]
+    assert outer.count == (1 + 2 + 3) + 3 + 1
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_a_pass_that_fails_leaves_no_modes_of_the_others() -> None:
+    events: list[int] = []
+
+    def hold() -> None:
+        with Counting(), Counting():
+            try:
+                wait()
+            finally:
+                events.append(torch._C._len_torch_function_stack())
+
+    def fail() -> None:
+        with Counting():
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        in_lockstep([hold, hold, fail])
+    assert events == [2, 2]
+    assert torch._C._len_torch_function_stack() == 0
 
 
 def test_waiting_outside_of_a_pass_does_not_leave_the_callers_own_greenlet() -> None:

@@ -174,6 +174,30 @@ def test_constants_are_no_maps() -> None:
     assert alive(Network(scaled, norm=nn.BatchNorm2d(4), one=conv(), two=conv())) == {"one": 0, "two": 0}
 
 
+def test_what_attention_keeps_beside_the_operands_of_its_products() -> None:
+    def attend(self: nn.Module, x: Tensor) -> Tensor:  # (B, 7, 4)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.out((q @ k.transpose(1, 2)).softmax(-1) @ v) + x
+
+    layers = {name: nn.Linear(4, 4) for name in ("q", "k", "v", "out")}
+    size = 7 * 4  # numbers of every map but the scores; x is the layers' own input, until it is added at the end
+    expected = {"q": 0, "k": size, "v": 2 * size, "matmul": 2 * size, "matmul_1": size, "out": size}
+    assert alive(Network(attend, **layers), torch.zeros(3, 7, 4)) == expected
+
+
+def test_what_is_looked_up_by_token_is_a_map_and_the_tokens_are_none() -> None:
+    def embed(self: nn.Module, tokens: Tensor) -> Tensor:
+        words, places = self.words(tokens), self.places(torch.arange(7))
+        x = words + places
+        return self.one(x) + x + self.again(tokens)
+
+    model = Network(
+        embed, words=nn.Embedding(9, 4), places=nn.Embedding(7, 4), one=nn.Linear(4, 4), again=nn.Embedding(9, 4)
+    )
+    found = alive(model, torch.zeros(3, 7, dtype=torch.long))
+    assert found == {"words": 0, "places": 28, "one": 0, "again": 28}
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_what_is_kept_does_not_depend_on_the_batch(batch: int) -> None:
     def recurrent(self: nn.Module, x: Tensor) -> Tensor:  # (B, 5, 7) → (B, 5, 3)

@@ -149,7 +149,7 @@ def test_weights_that_are_no_site_are_reported(caplog: pytest.LogCaptureFixture)
     with caplog.at_level("WARNING", logger="qsearch"):
         layers = trace_layers(model, torch.zeros(4, 2, 2))
     assert [layer.name for layer in layers] == ["2"]
-    assert "left in float, not searched: 0.weight" in caplog.text
+    assert "left in float, not searched: 0 (ConvTranspose1d)" in caplog.text
 
 
 class Attending(nn.Module):
@@ -176,9 +176,13 @@ def test_sequence_first_costs_what_batch_first_does(
 ) -> None:
     with caplog.at_level("WARNING", logger="qsearch"):
         layers = trace_layers(Attending(batch_first), torch.zeros(batch, tokens, 8))
-    assert [(layer.name, layer.macs) for layer in layers] == [("value", tokens * 64), ("project", tokens * 24)]
-    assert [layer.input_elements for layer in layers] == [tokens * 8, tokens * 8]
-    assert "left in float, not searched: attention.in_proj_weight, attention.out_proj.weight" in caplog.text
+    projections = dict.fromkeys(("attention.q", "attention.k", "attention.v", "attention.out_proj"), tokens * 64)
+    products = dict.fromkeys(("attention.scores", "attention.context"), tokens * tokens * 8)
+    expected = {"value": tokens * 64, "project": tokens * 24} | projections | products
+    assert {layer.name: layer.macs for layer in layers} == expected
+    of_two_heads = {"attention.context": 2 * tokens * tokens}
+    assert {layer.name: layer.input_elements for layer in layers} == dict.fromkeys(expected, tokens * 8) | of_two_heads
+    assert not caplog.records
 
 
 def test_positions_computed_once_for_all_samples_count_in_full() -> None:

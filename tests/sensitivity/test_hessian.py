@@ -12,6 +12,7 @@ from float_networks import Given, Gives, perceptron
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
@@ -302,3 +303,20 @@ def test_a_layer_that_no_gradient_reaches_is_asked_about() -> None:
 def test_a_round_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_probes must be at least probes, which is 8"):
         registry.create("sensitivities", "hessian", {"max_probes": 4})
+
+
+def test_a_network_that_recomputes_what_it_has_forgotten_is_told() -> None:
+    """The second run of its layers would add other perturbations than the first."""
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    def recomputing() -> Given:
+        found = perceptron()
+        found.model = Checkpointed(*found.model)
+        return found
+
+    with pytest.raises(EvaluationError, match=r"got RuntimeError: torch.utils.checkpoint runs layers a second time"):
+        Hessian(Hessian.Options()).table(space(), Gives(recomputing))
+    table(space())

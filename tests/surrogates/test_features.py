@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qsearch.layers import Layer
@@ -9,6 +11,7 @@ from qsearch.surrogates.features import FEATURES, Ranges, features, kind_of
 
 CONV = Layer("conv", "conv", 32, 64, (3, 3), (2, 2), 2, (16, 16), (8, 8), uses=4)
 DEPTHWISE = Layer("depthwise", "conv", 64, 64, (3, 3), (1, 1), 64, (8, 8), (8, 8))
+SCORES = Layer("scores", "matmul", 32, 128, input_size=(16,), output_size=(16,), uses=4)
 HEAD = Layer("head", "linear", 512, 128)
 WORDS = Layer("words", "embedding", 1024, 32, input_size=(8,), output_size=(8,))
 
@@ -24,6 +27,14 @@ def test_features_by_hand() -> None:
 def test_kinds() -> None:
     assert [kind_of(layer) for layer in (CONV, DEPTHWISE, HEAD, WORDS)] == ["conv", "depthwise", "linear", "embedding"]
     assert features([(DEPTHWISE, 2, 2)])[0, -1] != features([(CONV, 2, 2)])[0, -1]
+
+
+def test_a_product_of_activations_is_next_to_a_linear_layer() -> None:
+    """16 positions of 4 heads at 8 bits are 2⁹; nothing but the kind tells it from a layer with weights."""
+    assert kind_of(SCORES) == "matmul"
+    found, linear = features([(SCORES, 4, 8), (replace(SCORES, kind="linear"), 4, 8)])
+    assert found.tolist() == [9, 7, 5, 2, 3, 0, 0, 0, 4, -1]
+    assert linear.tolist() == [*found[:-1], 0]
 
 
 def test_an_embedding_has_no_activation_bits() -> None:

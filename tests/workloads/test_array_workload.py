@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -100,3 +101,74 @@ def test_data_that_does_not_fit_is_told_in_one_line(inputs: Tensor, targets: Ten
     with pytest.raises(DataError, match=message) as caught:
         Small(inputs, targets).validation()
     assert "\n" not in str(caught.value)
+
+
+def test_targets_that_are_maps_have_the_extents_that_they_should() -> None:
+    class Maps(Small):
+        target_shape = (2, 2)
+
+    targets = torch.arange(8).view(2, 2, 2) % 3
+    assert len(Maps(torch.zeros(2, 2), targets).validation().dataset) == 2
+    with pytest.raises(DataError, match=r"must be int64 of shape \(N, 2, 2\); got torch.int64 of shape \(2, 2\)"):
+        Maps(torch.zeros(2, 2), targets[:, 0]).validation()
+
+
+def on_meta() -> nn.Module:
+    return nn.Linear(2, 3, device="meta")
+
+
+def mixed() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, device="meta"))
+
+
+def elsewhere() -> nn.Module:
+    return nn.Linear(2, 3).to("cuda")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (on_meta, "the network of 'small' must be on the processor, as its data are; got weight on meta; call"),
+        (mixed, r"must be on the processor, as its data are; got 1\.weight on meta; call \.cpu\(\)"),
+        pytest.param(
+            elsewhere,
+            "must be made on a device that is there; got AssertionError: Torch not compiled with CUDA|"
+            "must be made on a device that is there; got RuntimeError: .*NVIDIA",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU"),
+        ),
+    ],
+)
+def test_a_network_on_another_device_is_told_in_one_line(make: Callable[[], nn.Module], message: str) -> None:
+    class Placed(Small):
+        def network(self) -> nn.Module:
+            return make()
+
+    with pytest.raises(DataError, match=message) as caught:
+        Placed().model()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("message", ["PyTorch is not linked with support for mps devices", "no XPU here"])
+def test_a_device_is_recognised_however_it_is_written(message: str) -> None:
+    class Placed(Small):
+        def network(self) -> nn.Module:
+            raise RuntimeError(message)
+
+    with pytest.raises(DataError, match=f"must be made on a device that is there; got RuntimeError: {message}"):
+        Placed().model()
+
+
+def test_errors_that_have_nothing_to_do_with_devices_are_left_as_they_are() -> None:
+    class Faulty(Small):
+        def network(self) -> nn.Module:
+            raise RuntimeError("my own")
+
+    with pytest.raises(RuntimeError, match="my own"):
+        Faulty().model()
+
+
+def test_data_on_another_device_is_told() -> None:
+    with pytest.raises(
+        DataError, match="samples of the validation split of 'small' must be on the processor; got meta"
+    ):
+        Small(torch.zeros(2, 2, device="meta"), torch.tensor([0, 1])).validation()

@@ -16,7 +16,8 @@ from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, DataError
 from qsearch.registry import create
 from qsearch.testing.networks import resnet20
-from qsearch.workloads.cifar10 import Cifar10ResNet20, balanced
+from qsearch.workloads.arrays import balanced
+from qsearch.workloads.cifar10 import Cifar10ResNet20
 from qsearch.workloads.cifar_files import BATCH_FOLDER, TEST_ARCHIVE, TEST_BATCH, TRAIN_ARCHIVE, TRAIN_BATCHES
 
 WEIGHTS = "resnet20-12fca82f.th"
@@ -77,6 +78,13 @@ def test_float_accuracy_is_the_published_one() -> None:
     halves = workload()
     assert right_answers(halves, halves.validation()) == scores[::2]
     assert right_answers(halves, halves.test()) == scores[1::2]
+
+
+@pytest.mark.usefixtures("found_data")
+def test_the_deeper_network_reaches_its_published_accuracy_too() -> None:
+    deeper = create("workloads", "cifar10-resnet32", {"split": "all"})
+    scores = right_answers(deeper, deeper.validation())
+    assert np.mean(scores) == pytest.approx(0.932, abs=1e-9)  # 92.63 ± 1.1 % published on all 10,000
 
 
 @pytest.mark.usefixtures("found_data")
@@ -275,3 +283,65 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("found_data")
 def test_its_layers_are_those_that_benchmarks_write_out() -> None:
     assert layers_of(workload()) == resnet20()
+
+
+def test_the_option_alone_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "option").mkdir()
+    write_archives(tmp_path / "environment")
+    monkeypatch.setenv("QSEARCH_DATA", str(tmp_path / "environment"))
+    with pytest.raises(DataError, match=r"must be in a data folder; got none in [^,]*option, [^,]*option/cifar10; put"):
+        workload(tmp_path / "option").validation()
+    with pytest.raises(DataError, match=r"got none in [^,]*option, [^,]*option/cifar10; fetch .* option 'weights'"):
+        workload(tmp_path / "option").model()
+
+
+@pytest.mark.parametrize(
+    ("index", "got"), [([-1, 1, 2, 3, 4, 5, 6], "7 .* of 7, from -1"), ([0, 0, 2, 3, 4, 5, 6], "6 .* of 7, from 0")]
+)
+def test_places_in_the_official_set_are_different_ones(tmp_path: Path, index: list[int], got: str) -> None:
+    write_archives(tmp_path)
+    x, y = images(7, 11)
+    np.savez(tmp_path / TEST_ARCHIVE, x=x, y=y, index=np.array(index))
+    with pytest.raises(DataError, match=f"'index' in .* must be different places, from 0; got {got}"):
+        workload(tmp_path, calibration=20).validation()
+
+
+@pytest.mark.parametrize(("start", "split"), [(0, "test"), (1, "validation")])
+def test_a_half_without_images_is_told_as_the_data_are_read(tmp_path: Path, start: int, split: str) -> None:
+    write_archives(tmp_path)
+    x, y = images(7, 11)
+    np.savez(tmp_path / TEST_ARCHIVE, x=x, y=y, index=start + 2 * np.arange(7))
+    with pytest.raises(DataError, match=f"the {split} split of 'cifar10-resnet20' must not be empty; got 0 samples"):
+        workload(tmp_path, calibration=20).calibration()
+    assert len(workload(tmp_path, calibration=20, split="all").splits.validation) == 7
+
+
+def test_test_images_that_are_training_images_are_refused(tmp_path: Path) -> None:
+    write_archives(tmp_path)
+    shutil.copy(tmp_path / TRAIN_ARCHIVE, tmp_path / TEST_ARCHIVE)
+    with pytest.raises(DataError, match="must be others than the training images; got 60, all of them"):
+        workload(tmp_path, calibration=20).validation()
+    write_batches(tmp_path / BATCH_FOLDER)
+    shutil.copy(tmp_path / BATCH_FOLDER / "data_batch_3", tmp_path / BATCH_FOLDER / TEST_BATCH)
+    with pytest.raises(DataError, match="must be others than the training images; got 20, all of them"):
+        workload(tmp_path, calibration=20).validation()
+
+
+def test_files_of_published_names_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_batches(tmp_path / BATCH_FOLDER)
+    workload(tmp_path, calibration=20).validation()
+    assert [message.split(" is not ")[0] for message in caplog.messages] == [
+        str(tmp_path / BATCH_FOLDER / name) for name in (*TRAIN_BATCHES, TEST_BATCH)
+    ]
+
+
+@pytest.mark.usefixtures("found_data")
+def test_the_shared_files_are_known(caplog: pytest.LogCaptureFixture) -> None:
+    workload().validation()
+    assert caplog.messages == []
+
+
+def test_making_the_network_leaves_the_random_state(found_data: Path) -> None:
+    before = torch.get_rng_state()
+    workload(found_data).model()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from qsearch.errors import ConfigError
 from qsearch.registry import create
-from qsearch.workloads import digits
+from qsearch.workloads import trained
 from qsearch.workloads.digits import DigitsResNet
-from qsearch.workloads.training import Recipe, accuracy
+from qsearch.workloads.training import Recipe
 
 
 class QuickDigits(DigitsResNet):
@@ -55,14 +55,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Seeds that were trained, in order."""
     seeds: list[int] = []
-    fit: Callable[..., nn.Module] = digits.fit
+    fit: Callable[..., nn.Module] = trained.fit
 
-    def counted(*arguments: Any) -> nn.Module:
+    def counted(*arguments: Any, **named: Any) -> nn.Module:
         seeds.append(arguments[-1])
-        return fit(*arguments)
+        return fit(*arguments, **named)
 
-    monkeypatch.setattr(digits, "fit", counted)
+    monkeypatch.setattr(trained, "fit", counted)
     return seeds
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, samples: Any) -> float:
+    return float((network(samples.inputs).argmax(dim=1) == samples.targets).double().mean())
 
 
 def rows(samples: Any) -> set[bytes]:
@@ -278,3 +283,33 @@ def test_options_are_checked(options: dict[str, int]) -> None:
 @pytest.mark.parametrize("count", [10, 990])
 def test_calibration_takes_as_many_as_asked(count: int) -> None:
     assert len(DigitsResNet(DigitsResNet.Options(calibration=count)).splits.calibration) == count
+
+
+def test_another_loss_or_preparation_has_another_file() -> None:
+    class OtherLoss(QuickDigits):
+        def loss(self, output: Tensor, target: Tensor) -> Tensor:
+            return super().loss(output, target) * 2
+
+    class OwnTraining(QuickDigits):
+        def training_loss(self) -> trained.Loss:
+            return nn.functional.cross_entropy
+
+    class Halved(QuickDigits):
+        def prepare(self, inputs: Tensor) -> Tensor:
+            return inputs / 2
+
+    class Built(QuickDigits):
+        def build(self) -> nn.Module:
+            return super().build()
+
+    kinds = (QuickDigits, OtherLoss, OwnTraining, Halved, Built)
+    assert len({kind(kind.Options()).path for kind in kinds}) == len(kinds)
+    assert quick().path == quick().path
+
+
+def test_the_random_state_is_left_alone(cache: Path, tmp_path: Path) -> None:
+    torch.save(weights(quick()), tmp_path / "w.pt")
+    before = torch.get_rng_state()
+    weights(quick())
+    weights(QuickDigits(QuickDigits.Options(weights=tmp_path / "w.pt")))
+    assert torch.equal(torch.get_rng_state(), before)

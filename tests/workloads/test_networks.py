@@ -8,7 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from qsearch.models.mnist import lenet, perceptron
+from qsearch.models.mobilenet_v2 import CifarMobileNetV2, InvertedResidual, scaled
 from qsearch.models.residual import ResidualBlock
 from qsearch.models.resnet_cifar import CifarResNet, SubsampledShortcut
 from qsearch.models.resnet_digits import DigitsNetwork
@@ -42,6 +45,48 @@ def test_option_a_takes_every_second_pixel_between_zero_channels(c_in: int, c_ou
             for column in range(half):
                 expected[:, channel + (c_out - c_in) // 2, row, column] = x[:, channel, 2 * row, 2 * column]
     assert torch.equal(SubsampledShortcut(c_in, c_out)(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"),
+    [(32, 1.0, 32), (24, 0.5, 16), (16, 0.5, 8), (16, 0.35, 8), (96, 0.35, 32), (64, 0.75, 48), (8, 0.1, 8)],
+)
+def test_channels_are_scaled_as_in_public_mobilenets(channels: int, width: float, expected: int) -> None:
+    assert scaled(channels, width) == expected
+
+
+def test_mobilenet_is_the_papers_but_for_its_resolution() -> None:
+    network = CifarMobileNetV2(classes=1000)
+    assert sum(value.numel() for value in network.parameters()) == 3_504_872  # torchvision's mobilenet_v2
+    shapes: list[torch.Size] = []
+    for stage in network.stages:
+        stage.register_forward_hook(lambda _module, _inputs, output: shapes.append(output.shape[1:]))
+    assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    assert [shape[0] for shape in shapes] == [16, 24, 32, 64, 96, 160, 320]
+    assert [shape[1] for shape in shapes] == [32, 16, 16, 8, 8, 4, 4]
+
+
+def test_an_inverted_residual_by_its_definition() -> None:
+    block = InvertedResidual(8, 8, stride=1, expansion=6).eval()
+    x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    y = x
+    for name, groups, padding in (("expand", 1, 0), ("depthwise", 48, 1), ("project", 1, 0)):
+        part = getattr(block.parts, name)
+        y = functional.conv2d(y, part.conv.weight, padding=padding, groups=groups)
+        y = functional.batch_norm(y, part.bn.running_mean, part.bn.running_var, part.bn.weight, part.bn.bias)
+        y = y if name == "project" else y.clamp(0, 6)
+    torch.testing.assert_close(block(x), x + y)
+    assert not InvertedResidual(8, 8, stride=2, expansion=6).adds
+    assert not InvertedResidual(8, 16, stride=1, expansion=6).adds
+    assert len(InvertedResidual(8, 8, stride=1, expansion=1).parts) == 2
+
+
+def test_the_networks_for_mnist_have_the_sizes_that_their_shapes_give() -> None:
+    parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in (("p", perceptron()), ("l", lenet()))}
+    assert parameters["p"] == 784 * 256 + 256 + 256 * 128 + 128 + 128 * 10 + 10
+    assert parameters["l"] == 8 * 25 + 2 * 8 + 16 * 8 * 25 + 2 * 16 + 400 * 64 + 64 + 64 * 10 + 10
+    for network in (perceptron(), lenet()):
+        assert network(torch.rand(3, 1, 28, 28)).shape == (3, 10)
 
 
 def test_the_digits_network_has_projection_shortcuts_where_the_shape_changes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from qsearch.errors import DataError
 from qsearch.files import cache_folder, write_atomically
-from qsearch.workloads.files import data_roots, find, is_file, sha256
+from qsearch.workloads.files import data_roots, find, is_file, sha256, warn_unless_published
 
 
 def test_a_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -51,7 +51,8 @@ def test_data_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("QSEARCH_DATA", raising=False)
     assert data_roots() == (platform,)
     monkeypatch.setenv("QSEARCH_DATA", "somewhere")
-    assert data_roots(tmp_path) == (tmp_path, Path("somewhere"), platform)
+    assert data_roots() == (Path("somewhere"), platform)
+    assert data_roots(tmp_path) == (tmp_path,)
     with pytest.raises(DataError, match=r"option 'data' must name a folder; got .*missing"):
         data_roots(tmp_path / "missing")
 
@@ -79,3 +80,23 @@ def test_is_file_survives_a_folder_that_may_not_be_read(tmp_path: Path, monkeypa
 
 def test_sha256_is_the_standard_one() -> None:
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+
+
+# of b"abc": RFC 1321, A.5, and FIPS 180-2, B.1
+@pytest.mark.parametrize(
+    "digest",
+    ["900150983cd24fb0d6963f7d28e17f72", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"],
+    ids=["MD5", "SHA-256"],
+)
+def test_a_file_that_is_not_the_published_one_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, digest: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    warn_unless_published(tmp_path / "file", {"file": digest})
+    warn_unless_published(tmp_path / "other", {"file": digest})
+    assert caplog.messages == []
+    (tmp_path / "file").write_bytes(b"abd")
+    warn_unless_published(tmp_path / "file", {"file": digest})
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'file'} is not the published file of this name: its digest is ")
+    assert message.endswith(f"not {digest[:8]}…")

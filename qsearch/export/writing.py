@@ -1,0 +1,223 @@
+"""From a run's trial to a file that was loaded again and agrees with what was evaluated."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qsearch.assignment import BitAssignment
+from qsearch.campaign import Setting, prepare
+from qsearch.errors import ConfigError, EvaluationError
+from qsearch.evaluate.data import Split
+from qsearch.export import NETWORKS
+from qsearch.export.agreement import REQUIRED, Agreement, compare
+from qsearch.export.capture import sample_by_sample
+from qsearch.export.deployment import Deployable, Deployment, deploy
+from qsearch.export.formats import Format, Runtime
+from qsearch.export.modules import in_double_precision
+from qsearch.export.rounding import DECIDED, Rounding
+from qsearch.quantize.modules import Inputs, forward
+from qsearch.run import Run
+from qsearch.trial import Trial
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Samples that pass through a network at a time."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path, size: where, and its bytes.
+        notes: what its reader should know.
+        agreements: runtime → how far it agrees with what was evaluated.
+    """
+
+    path: Path
+    size: int
+    notes: tuple[str, ...]
+    agreements: Mapping[str, Agreement]
+
+
+def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> Exported:
+    """Write the network of a trial, load it with its own runtime, and compare.
+
+    Args:
+        name: a key of :data:`qsearch.export.NETWORKS`.
+        output: the file; ``RUN/export/trial-N`` with the format's suffix if None.
+
+    Raises:
+        ConfigError: a place that takes no file, an evaluator without a network to export, or an operator that the format
+            has not.
+        EvaluationError: the file does not agree; none is left behind.
+    """
+    formats: tuple[Format, ...] = import_module(NETWORKS[name]).FORMATS
+    file = f"trial-{trial.number}{formats[0].suffix}"
+    path = output or run.folder / "export" / file
+    check_place(path, file, make_folder=output is None)
+    setting = prepare(run.config)
+    deployment, data = deployable(setting, trial.assignment, promised_bytes(trial))
+    assert isinstance(setting.evaluator, Deployable)
+    expected = outputs(setting.evaluator.network, data)
+    return write_agreeing(formats, deployment, data, expected, path)
+
+
+def check_place(path: Path, name: str, *, make_folder: bool = False) -> None:
+    """Raise unless a file can be put there, before time goes into what it holds.
+
+    Args:
+        name: of the file, for a fix where the place is a folder.
+        make_folder: make the one that the file is to stand in.
+
+    Raises:
+        ConfigError: a folder, or something else that is no file; a folder that is not there, or that takes no files.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(
+                "an output must be a file", got=f"the folder {path}", fix=f"name one in it: {path / name}"
+            )
+        if path.exists() and not path.is_file():
+            raise ConfigError("an output must be a file that can be replaced", got=str(path), fix="name another")
+        if make_folder:
+            path.parent.mkdir(exist_ok=True)
+        if not path.parent.is_dir():
+            raise ConfigError(
+                "an output must stand in a folder that exists", got=str(path), fix=f"make the folder {path.parent}"
+            )
+        with _workspace(path):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            "an output must stand in a folder that takes files",
+            got=f"{path} ({error.strerror})",
+            fix="name a file elsewhere with --output",
+        ) from error
+
+
+def promised_bytes(trial: Trial) -> float | None:
+    """The size of the weights that the search reckoned with; None where its cost has none in bytes."""
+    if trial.cost is None or trial.cost.units.get("size") != "byte":
+        return None
+    return trial.cost.totals.get("size")
+
+
+def _workspace(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder beside a file to be, from which it can be moved to its place at once."""
+    return tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
+
+
+def deployable(setting: Setting, assignment: BitAssignment, promised: float | None = None) -> tuple[Deployment, Split]:
+    """The deployment of an assignment, and the samples that it was evaluated on.
+
+    Args:
+        promised: see :class:`qsearch.export.deployment.Deployment`.
+
+    Raises:
+        ConfigError: the campaign's evaluator has no network to export.
+    """
+    evaluator = setting.evaluator
+    if not isinstance(evaluator, Deployable):
+        raise ConfigError(
+            "an evaluator whose network is exported must have a network and validation data",
+            got=type(evaluator).__name__,
+            fix="the evaluator 'ptq' has them; json and csv need neither",
+        )
+    data = evaluator.validation
+    return deploy(evaluator.network, setting.problem.layers, assignment, data.inputs, promised), data
+
+
+def write_agreeing(
+    formats: tuple[Format, ...], deployment: Deployment, data: Split, expected: Tensor, path: Path
+) -> Exported:
+    """Write the first of several formats whose own runtime agrees; the file is moved to its place when it does.
+
+    Args:
+        expected: outputs of the evaluated network on ``data``.
+
+    Raises:
+        EvaluationError: none agrees.
+    """
+    notes: list[str] = []
+    rounding: Rounding | None = None
+    with _workspace(path) as folder:
+        for chosen in formats:
+            file = Path(folder) / f"network{chosen.suffix}"
+            told = chosen.write(deployment, file)
+            try:
+                runtimes = chosen.load(file, deployment)
+            except EvaluationError as error:
+                notes.append(f"{chosen.told}: {error}")
+                continue
+            found = {name: outputs(runtime, data) for name, runtime in runtimes.items()}
+            agreements = {name: compare(expected, given) for name, given in found.items()}
+            ruling, given = next(iter(agreements.values())), next(iter(found.values()))
+            if not ruling.holds and rounding is None:
+                rounding = _rounding(deployment, data, expected)
+            excuse = [] if ruling.holds or rounding is None else [rounding.told(given)]
+            if ruling.holds or (rounding is not None and rounding.excuses(given)):
+                size = file.stat().st_size
+                file.replace(path)
+                return Exported(path, size, (*notes, *told, *excuse), agreements)
+            notes.append("; ".join([f"{chosen.told} do not agree: {ruling}", *excuse]))
+    raise _refused(notes[-1], rounding)
+
+
+def _refused(last: str, rounding: Rounding | None) -> EvaluationError:
+    """The error of a network that no format holds.
+
+    Args:
+        last: what was wrong with the last.
+    """
+    fix = "raise the bits of activations, or export as torch, whose arithmetic is that of the evaluation"
+    if rounding is not None and not rounding.enough:
+        return EvaluationError(
+            f"the evaluated network must decide at least {DECIDED:.0%} of its predictions for a file to be held against it",
+            got=str(rounding),
+            fix=fix,
+        )
+    return EvaluationError(
+        f"a file must agree with the evaluated network in at least {REQUIRED:.1%} of its predictions", got=last, fix=fix
+    )
+
+
+def _rounding(deployment: Deployment, data: Split, expected: Tensor) -> Rounding | None:
+    """What the evaluated network decides; None where it cannot be evaluated again."""
+    found: dict[str, Tensor] = {}
+    for how, network in _again(deployment).items():
+        try:
+            found[how] = outputs(network, data)
+        except RuntimeError as error:  # a network may fix the type of its numbers, or the extents of its batch
+            log.debug("the network is not evaluated %s: %s", how, error)
+    return Rounding.of(expected, found) if found else None
+
+
+def _again(deployment: Deployment) -> dict[str, Runtime]:
+    """The evaluated network with its additions rounded in other ways."""
+    module, doubled = deployment.module(), in_double_precision(deployment.module())
+    return {
+        "in double precision": lambda inputs: forward(doubled, _in_double(inputs)),
+        "on one sample at a time": sample_by_sample(lambda inputs: forward(module, inputs)),
+    }
+
+
+def _in_double(inputs: Inputs) -> Inputs:
+    if isinstance(inputs, tuple):
+        return tuple(part.double() if part.is_floating_point() else part for part in inputs)
+    return inputs.double() if inputs.is_floating_point() else inputs
+
+
+def outputs(network: Callable[..., Tensor] | Runtime, data: Split) -> Tensor:
+    """What a network gives on samples, a row per sample."""
+    with torch.inference_mode():
+        return torch.cat([network(batch.inputs) for batch in data.batches(BATCH)]).clone()
