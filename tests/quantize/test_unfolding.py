@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from written_networks import Network, normal
 
 from qsearch.anatomy import Anatomy
 from qsearch.assignment import BitAssignment
@@ -20,26 +21,6 @@ from qsearch.quantize.network import QuantizedNetwork
 from qsearch.quantize.products import MatrixProduct
 from qsearch.quantize.trace import examine, trace_layers
 from qsearch.quantize.unfolding import unfold
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Network(nn.Module):
-    """Parameters and modules by name, and a function of them and the input."""
-
-    def __init__(self, run: Callable[..., Tensor], **parts: nn.Module | Tensor) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            if isinstance(part, Tensor):
-                self.register_parameter(name, nn.Parameter(part))
-            else:
-                self.add_module(name, part)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.run(self, *inputs)
 
 
 class ByModules(nn.Module):
