@@ -328,9 +328,9 @@ def list_(
     for kind, items in found.items():
         typer.secho(kind, bold=True)
         for entry in items:
-            typer.echo(f"  {entry.name:<18} {entry.description}")
+            typer.echo(f"  {entry.name:<20} {entry.description}")
             for option, default in entry.options.items():
-                typer.secho(f"  {'':<18} {option}: {default}", dim=True)
+                typer.secho(f"  {'':<20} {option}: {default}", dim=True)
 
 
 @app.command()
