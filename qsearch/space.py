@@ -93,7 +93,7 @@ class SearchSpace:
         fixed: site name → bits that are not searched; tied sites are fixed together.
 
     Raises:
-        SpaceError: a name twice or unknown, ties of different roles, shapes, choices or fixed bits, a site in two ties,
+        SpaceError: a name twice or unknown, ties of different shapes, choices or fixed bits, a site in two ties,
             fixed bits outside 0..32 (1..32 for activations).
     """
 
@@ -116,13 +116,6 @@ class SearchSpace:
         for tie in self.ties:
             shapes = {(self._by_name[name].choices, self._by_name[name].kernels) for name in tie}
             pins = {(self.fixed or {}).get(name) for name in tie}
-            roles = sorted({self._by_name[name].role for name in tie})
-            if len(roles) > 1:
-                raise SpaceError(
-                    "a tie must join weights or activations, not both",
-                    got=", ".join(f"{name} ({self._by_name[name].role})" for name in tie),
-                    fix="make two ties of it",
-                )
             if len(shapes) > 1:
                 raise SpaceError("tied sites must have the same choices and kernels", got=", ".join(tie))
             if len(pins) > 1:

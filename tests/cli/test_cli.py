@@ -63,7 +63,7 @@ def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=5)
+            return process.communicate(timeout=20)
     process.kill()
     return process.communicate()
 

@@ -345,7 +345,7 @@ if __name__ == "__main__":
         assert process.stdout.readline() == "one\n"
         time.sleep(0.3)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert errors.count("Traceback") == 1, "the target's process ends without a word"
     with bench("Hanging", tmp_path) as ours:
