@@ -71,6 +71,10 @@ class Case:
     bits: tuple[int, ...]
     searchers: Mapping[str, Mapping[str, Any]]
 
+    def chip(self, name: str) -> Chip:
+        """The chip of that name."""
+        return next(chip for chip in self.chips if chip.name == name)
+
 
 RESNET = Case(
     "cifar10-resnet20",
@@ -163,7 +167,7 @@ class Bench:
 
     def problem(self, job: Job) -> Problem:
         """Least loss within the bound on cost; for bisection, least cost at the accuracy to keep."""
-        chip = next(chip for chip in self.case.chips if chip.name == job.chip)
+        chip = self.case.chip(job.chip)
         only_weights = job.scope == "weights"
         space = build_space(
             self.layers,
@@ -200,7 +204,7 @@ class Bench:
         best = problem.best(oracle.trials)
         assert best is not None, job
         assert best.cost is not None
-        chip = next(chip for chip in self.case.chips if chip.name == job.chip)
+        chip = self.case.chip(job.chip)
         reference = problem.cost.estimate(problem.space.reference(8)).totals[chip.metric]
         quality = self.evaluator.test(best.assignment)
         difference = paired_difference([quality], [self.reference])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,8 @@ def compare(runs: list[Run], folder: Path, as_json: bool) -> None:
 def sensitivity(config: SurveyConfig, output: Path | None, as_json: bool) -> None:
     """Find the sensitivities of a workload, print them, and write page and files into a folder if one is given."""
     set_up_logging()
-    try:
+    with _nothing_kept():
         found = survey(config)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
     written = None if output is None else write_survey(found, output)
     if as_json:
         print_json(sensitivity_json(found))
@@ -99,10 +99,8 @@ def sensitivity(config: SurveyConfig, output: Path | None, as_json: bool) -> Non
 def inspect(config: InspectionConfig, as_json: bool) -> None:
     """Print what a workload's network consists of, and how good it is in float."""
     set_up_logging()
-    try:
+    with _nothing_kept():
         found = inspection.inspect(config)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
     if as_json:
         print_json(inspection_table.inspection_json(found))
         return
@@ -118,17 +116,23 @@ def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> No
         Interrupted: by the user; nothing is written.
     """
     set_up_logging()
-    try:
+    with _nothing_kept():
         from qsearch.export.writing import export_network as write  # torch waits until a network is written
 
         written = write(run, trial, name, output)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
     print(f"wrote      {written.path} ({written.size:,} bytes)")
     for note in written.notes:
         print(f"           {note}")
-    for runtime, agreement in written.agreements.items():
-        print(f"checked    {runtime}: {agreement}")
+    print(f"checked    {written.runtime}: {written.agreement}")
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Inside, an interruption leaves nothing behind, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", fix="nothing was kept; start it again") from None
 
 
 def report(run: Run) -> str:

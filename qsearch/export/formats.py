@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from qsearch.errors import ConfigError
 from qsearch.export.deployment import Deployment
-from qsearch.quantize.modules import Inputs
+from qsearch.quantize.modules import Inputs, forward
 
 Runtime: TypeAlias = Callable[[Inputs], Tensor]
 """A network that was loaded from a file: inputs of any number of samples → its output, a row per sample."""
@@ -26,10 +27,12 @@ class Format(Protocol):
     Attributes:
         suffix: of its files, with the dot.
         told: what is peculiar to it, in a few words ("scales of 16 bits").
+        runtime: what loads them again, by name.
     """
 
     suffix: str
     told: str
+    runtime: str
 
     def write(self, deployment: Deployment, path: Path) -> list[str]:
         """Write the file; what its reader should know, a line each.
@@ -39,9 +42,20 @@ class Format(Protocol):
         """
         ...
 
-    def load(self, path: Path, deployment: Deployment) -> Mapping[str, Runtime]:
-        """The file in the runtimes that users have, by name. The first must agree; of the others it is told."""
+    def load(self, path: Path, deployment: Deployment) -> Runtime:
+        """The file in the runtime that users have."""
         ...
+
+
+def in_torch(network: nn.Module) -> Runtime:
+    """A network of torch as a runtime."""
+
+    def run(inputs: Inputs) -> Tensor:
+        with torch.inference_mode():
+            output: Tensor = forward(network, inputs)
+        return output
+
+    return run
 
 
 def unsupported(name: str, error: Exception, works: str) -> ConfigError:

@@ -25,7 +25,7 @@ of its type. That is what it saturates at anyway, so no value changes, but the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Qdq:
     """
 
     suffix = ".onnx"
+    runtime = "onnxruntime"
 
     def __init__(self, containers: Sequence[int], *, guarded: bool = False) -> None:
         self.containers, self.guarded = tuple(containers), guarded
@@ -85,9 +86,9 @@ class Qdq:
         onnx.save(model, path)
         return [f"opset {opset}, {captured.note}", *dialect.notes()]
 
-    def load(self, path: Path, deployment: Deployment) -> Mapping[str, Runtime]:
+    def load(self, path: Path, deployment: Deployment) -> Runtime:
         """The graph in onnxruntime as users load it, with all its optimisations."""
-        return {"onnxruntime": session_runtime(path)}
+        return session_runtime(path)
 
     def _opset(self, deployment: Deployment) -> int:
         """The lowest that has all types that are needed."""

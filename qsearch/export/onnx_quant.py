@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +72,7 @@ class Qonnx:
 
     suffix = ".qonnx.onnx"
     told = "Quant nodes"
+    runtime = "qonnx"
 
     def write(self, deployment: Deployment, path: Path) -> list[str]:
         """See :class:`qsearch.export.formats.Format`."""
@@ -88,9 +88,9 @@ class Qonnx:
         shaped.save(str(path))
         return [f"opset {OPSET}, shapes fixed for one sample", *dialect.notes()]
 
-    def load(self, path: Path, deployment: Deployment) -> Mapping[str, Runtime]:
+    def load(self, path: Path, deployment: Deployment) -> Runtime:
         """The graph in qonnx."""
-        return {"qonnx": execution(path)}
+        return execution(path)
 
 
 class _QuantDialect:

@@ -58,12 +58,11 @@ from qsearch.assignment import FLOAT_BITS
 from qsearch.export.bits import pack, signed, unpack
 from qsearch.export.deployment import Deployment, IntegerWeight, layer_of
 from qsearch.export.folding import absorb, norms_behind
-from qsearch.export.formats import Runtime
+from qsearch.export.formats import Runtime, in_torch
 from qsearch.export.modules import QuantizedInput, quantise_operands
 from qsearch.protocols import CostModel
 from qsearch.quantize.activations import ActivationQuantizer
 from qsearch.quantize.grid import Grid
-from qsearch.quantize.modules import Inputs, forward
 
 VERSION = "1"
 """Of the format, for readers to tell later ones by."""
@@ -117,6 +116,7 @@ class Packed:
     """
 
     suffix = ".safetensors"
+    runtime = "codes unpacked, in torch"
 
     def __init__(self, scale_bits: Literal[16, 32]) -> None:
         self.scale_bits = scale_bits
@@ -154,16 +154,9 @@ class Packed:
             *([f"batch norms take out what {len(norms)} layers' scales are rounded by"] if norms else []),
         ]
 
-    def load(self, path: Path, deployment: Deployment) -> Mapping[str, Runtime]:
+    def load(self, path: Path, deployment: Deployment) -> Runtime:
         """The network in torch with every number taken from the file."""
-        network = read_network(path, deployment.skeleton)
-
-        def run(inputs: Inputs) -> Tensor:
-            with torch.inference_mode():
-                output: Tensor = forward(network, inputs)
-            return output
-
-        return {"codes unpacked, in torch": run}
+        return in_torch(read_network(path, deployment.skeleton))
 
     def _norms(self, deployment: Deployment) -> dict[str, str]:
         """Layer → batch norm behind it, where scales are rounded."""

@@ -10,16 +10,13 @@ Its weights are integer buffers with a scale per kernel, decoded as they are use
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from qsearch.export.capture import capture, sample_by_sample
 from qsearch.export.deployment import Deployment
-from qsearch.export.formats import Runtime
-from qsearch.quantize.modules import Inputs, forward
+from qsearch.export.formats import Runtime, in_torch
 
 
 class Program:
@@ -27,6 +24,7 @@ class Program:
 
     suffix = ".pt2"
     told = "a program of torch.export"
+    runtime = "torch"
 
     def write(self, deployment: Deployment, path: Path) -> list[str]:
         """See :class:`qsearch.export.formats.Format`."""
@@ -35,17 +33,11 @@ class Program:
         torch.export.save(captured.program, path)
         return [captured.note, "load it with torch.export.load(FILE).module()"]
 
-    def load(self, path: Path, deployment: Deployment) -> Mapping[str, Runtime]:
+    def load(self, path: Path, deployment: Deployment) -> Runtime:
         """The program in torch."""
         program = torch.export.load(path)
-        module = program.module()
-
-        def run(inputs: Inputs) -> Tensor:
-            with torch.inference_mode():
-                output: Tensor = forward(module, inputs)
-            return output
-
-        return {"torch": run if _any_batch(program) else sample_by_sample(run)}
+        run = in_torch(program.module())
+        return run if _any_batch(program) else sample_by_sample(run)
 
 
 def _any_batch(program: torch.export.ExportedProgram) -> bool:

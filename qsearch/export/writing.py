@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from qsearch.export import NETWORKS
 from qsearch.export.agreement import REQUIRED, Agreement, compare
 from qsearch.export.capture import sample_by_sample
 from qsearch.export.deployment import Deployable, Deployment, deploy
-from qsearch.export.formats import Format, Runtime
+from qsearch.export.formats import Format, Runtime, in_torch
 from qsearch.export.modules import in_double_precision
 from qsearch.export.rounding import DECIDED, Rounding
 from qsearch.quantize.modules import Inputs, forward
@@ -40,13 +40,15 @@ class Exported:
     Attributes:
         path, size: where, and its bytes.
         notes: what its reader should know.
-        agreements: runtime → how far it agrees with what was evaluated.
+        runtime: what loaded it again, by name.
+        agreement: how far it agrees there with what was evaluated.
     """
 
     path: Path
     size: int
     notes: tuple[str, ...]
-    agreements: Mapping[str, Agreement]
+    runtime: str
+    agreement: Agreement
 
 
 def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> Exported:
@@ -155,21 +157,20 @@ def write_agreeing(
             file = Path(folder) / f"network{chosen.suffix}"
             told = chosen.write(deployment, file)
             try:
-                runtimes = chosen.load(file, deployment)
+                runtime = chosen.load(file, deployment)
             except EvaluationError as error:
                 notes.append(f"{chosen.told}: {error}")
                 continue
-            found = {name: outputs(runtime, data) for name, runtime in runtimes.items()}
-            agreements = {name: compare(expected, given) for name, given in found.items()}
-            ruling, given = next(iter(agreements.values())), next(iter(found.values()))
-            if not ruling.holds and rounding is None:
+            found = outputs(runtime, data)
+            agreement = compare(expected, found)
+            if not agreement.holds and rounding is None:
                 rounding = _rounding(deployment, data, expected)
-            excuse = [] if ruling.holds or rounding is None else [rounding.told(given)]
-            if ruling.holds or (rounding is not None and rounding.excuses(given)):
+            excuse = [] if agreement.holds or rounding is None else [rounding.told(found)]
+            if agreement.holds or (rounding is not None and rounding.excuses(found)):
                 size = file.stat().st_size
                 file.replace(path)
-                return Exported(path, size, (*notes, *told, *excuse), agreements)
-            notes.append("; ".join([f"{chosen.told} do not agree: {ruling}", *excuse]))
+                return Exported(path, size, (*notes, *told, *excuse), chosen.runtime, agreement)
+            notes.append("; ".join([f"{chosen.told} do not agree: {agreement}", *excuse]))
     raise _refused(notes[-1], rounding)
 
 
@@ -207,7 +208,7 @@ def _again(deployment: Deployment) -> dict[str, Runtime]:
     module, doubled = deployment.module(), in_double_precision(deployment.module())
     return {
         "in double precision": lambda inputs: forward(doubled, _in_double(inputs)),
-        "on one sample at a time": sample_by_sample(lambda inputs: forward(module, inputs)),
+        "on one sample at a time": sample_by_sample(in_torch(module)),
     }
 
 

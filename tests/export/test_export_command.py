@@ -199,7 +199,7 @@ def test_what_the_network_does_not_decide_is_left_out_and_counted(
 ) -> None:
     deployment, expected = mirrored
     found = write_agreeing((Packed(32),), deployment, small.data, confused(expected, 10), tmp_path / "n.safetensors")
-    (agreement,) = found.agreements.values()
+    agreement = found.agreement
     assert (agreement.same, agreement.compared) == (190, 200)
     assert "10 of 200 predictions (5.00%) are within rounding of another class" in found.notes[-1]
     assert "of the others 190 of 190 are the same" in found.notes[-1]
