@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qsearch.agents.options import AgentOptions, FlatOptions
 from qsearch.agents.randomness import Streams
@@ -19,6 +19,9 @@ from qsearch.errors import StorageError
 from qsearch.files import write_atomically
 from qsearch.protocols import Oracle, SensitivityTable
 from qsearch.trial import Trial
+
+if TYPE_CHECKING:
+    from qsearch.training.lessons import Lessons
 
 FOLDER = "agent"
 """Of a run: what its agent has learnt."""
@@ -63,6 +66,15 @@ class Guarded:
         """See :meth:`Oracle.sensitivity`."""
         with self._streams.others():
             return self._oracle.sensitivity(name, options)
+
+    def lessons(self) -> Lessons:
+        """See :meth:`Oracle.lessons`."""
+        with self._streams.others():
+            return self._oracle.lessons()
+
+    def trained(self, samples: int, seconds: float) -> None:
+        """See :meth:`Oracle.trained`."""
+        self._oracle.trained(samples, seconds)
 
     def note(self, **values: float) -> None:
         """See :meth:`Oracle.note`."""

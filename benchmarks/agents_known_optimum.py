@@ -56,7 +56,7 @@ def best_losses(case: str, entry: tuple[str, dict[str, Any]], seed: int) -> tupl
     seen: list[int] = []  # evaluations spent at the end of each episode
 
     def count(notes: Mapping[str, float]) -> None:
-        seen.append(oracle.spent)
+        seen.append(int(oracle.spent))
         if len(seen) == max(marks):
             raise BudgetExhausted("all episodes are over")
 

@@ -115,7 +115,7 @@ class Bench:
         best = problem.best(oracle.trials)
         name = options["sensitivity"]
         samples = max((table.samples for key, table in self.tables.items() if key.startswith(f"{name} ")), default=0)
-        return Found(self.space.uniform(BITS[-1]) if best is None else best.assignment, oracle.spent, samples)
+        return Found(self.space.uniform(BITS[-1]) if best is None else best.assignment, int(oracle.spent), samples)
 
     def latency(self, hardware: str, assignment: BitAssignment) -> float:
         return self.costs[hardware].estimate(assignment).totals["latency"]

@@ -103,10 +103,10 @@ def found(
     seconds = time.perf_counter() - start
     best = problem.best(oracle.trials)
     if best is None:
-        return float("nan"), float("nan"), seconds, oracle.spent
+        return float("nan"), float("nan"), seconds, int(oracle.spent)
     assert isinstance(given.evaluator, HeldOutEvaluator)
     top = problem.cost.estimate(problem.space.reference(8)).totals[metric]
-    return best.value(metric) / top, given.evaluator.test(best.assignment).metric, seconds, oracle.spent
+    return best.value(metric) / top, given.evaluator.test(best.assignment).metric, seconds, int(oracle.spent)
 
 
 def cell(values: Sequence[float], digits: int = 3) -> str:

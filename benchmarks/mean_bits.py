@@ -21,23 +21,22 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from weight_bits import WeightBits
 
 from qsearch import registry
-from qsearch.assignment import FLOAT_BITS, BitArray
+from qsearch.assignment import FLOAT_BITS
 from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.protocols import CostModel
 from qsearch.report.statistics import paired_difference
 from qsearch.space import Granularity, build_space
 from qsearch.trial import Quality
@@ -76,16 +75,6 @@ def entries(seeds: int) -> list[Entry]:
         Entry("ilp, fisher, many", "ilp", {"sensitivity": "fisher"}, "fisher"),
         Entry("auto", "auto", {}, "fisher", seeds=seeds),
     ]
-
-
-class WeightBits(CostModel):
-    """Bits of all weights: the budget that "mean bits per weight" means."""
-
-    units: Mapping[str, str] = MappingProxyType({"weight_bits": "bit"})
-    kernel_additive = True
-
-    def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
-        return {"weight_bits": float(weight_bits.sum() * layer.kernel_params)}
 
 
 @dataclass(frozen=True)

@@ -10,33 +10,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from weight_bits import WeightBits, mean_weight_bits
 
 from qsearch import registry
-from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.protocols import CostModel, Evaluator, SensitivityTable
+from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.report.statistics import paired_difference
 from qsearch.space import SearchSpace, build_space
 from qsearch.trial import Quality
-
-
-class WeightBits(CostModel):
-    """Bits of all weights: the budget that "mean bits per weight" means."""
-
-    units: Mapping[str, str] = MappingProxyType({"weight_bits": "bit"})
-
-    def layer_cost(self, layer: Layer, weight_bits: BitArray, activation_bits: int) -> Mapping[str, float]:
-        return {"weight_bits": float(weight_bits.sum() * layer.kernel_params)}
 
 
 def solve(
@@ -76,11 +67,9 @@ def results(evaluator: Evaluator, layers: tuple[Layer, ...], budgets: Sequence[f
             start = time.perf_counter()
             assignment = solve(evaluator, layers, space, budget, measure, tables)
             samples = sum(table.samples for table in tables.values())
-            used = sum(assignment.mean_bits(layer.weight_site) * layer.params for layer in layers)
-            used /= sum(layer.params for layer in layers)
             yield row(
                 f"ilp ({measure})",
-                used,
+                mean_weight_bits(layers, assignment),
                 evaluator.evaluate(assignment),
                 reference,
                 samples,

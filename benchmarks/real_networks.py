@@ -220,7 +220,7 @@ class Bench:
             difference.mean,
             difference.low or 0.0,
             difference.high or 0.0,
-            oracle.spent,
+            int(oracle.spent),
             oracle.sensitivity_samples + self.samples * oracle.spent,
             seconds,
         )

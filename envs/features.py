@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsearch.envs.schedule import Schedule
+from qsearch.errors import SpaceError
 from qsearch.layers import Layer
 from qsearch.protocols import SensitivityTable
 from qsearch.space import Variable
@@ -84,8 +85,19 @@ def static_features(
     layers: tuple[Layer, ...],
     sensitivity: SensitivityTable | None = None,
 ) -> NDArray[np.float32]:
-    """G, shape (T, F), for the features ``names``."""
+    """G, shape (T, F), for the features ``names``.
+
+    Raises:
+        SpaceError: a decision that is not of bits, as of an overlay.
+    """
     by_site = {name: layer for layer in layers for name in (layer.weight_site, layer.activation_site)}
+    for decision in schedule.decisions:
+        if decision.variable.name not in by_site:
+            raise SpaceError(
+                "an environment decides on bits only",
+                got=f"site {decision.variable.name!r}",
+                fix="use the searcher optuna, gp, random or grid",
+            )
     order = {layer.name: number for number, layer in enumerate(layers)}
     rows = []
     for decision in schedule.decisions:

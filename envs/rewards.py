@@ -10,7 +10,8 @@ v         violation of a bound, relative to its limit; ≤ 0 where it is met
 
 A reward is a class, built as ``Class(problem, options)``; the built-in ones are entry points of ``qsearch.rewards``, your
 own is named as ``path/to/file.py:Class``. A trial that has no quality (its evaluation failed, or it is over a bound)
-gets the least reward of the search so far from :func:`reward_of`, so that no NaN reaches an agent.
+gets the least reward of the search so far from :func:`reward_of`, so that no NaN reaches an agent. One that was pruned is
+rewarded for the quality that it had when it ended, which is less than it would have come to.
 """
 
 from __future__ import annotations

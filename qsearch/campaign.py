@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from qsearch import registry
 from qsearch.anatomy import Anatomy
-from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.assignment import FLOAT_BITS
 from qsearch.config import CampaignConfig, dump
 from qsearch.costs import NetworkCost
 from qsearch.errors import (
@@ -33,12 +33,14 @@ from qsearch.evaluate.data import read
 from qsearch.layers import Layer
 from qsearch.ledger import Ledger
 from qsearch.oracle import CampaignOracle, checked
+from qsearch.overlay_costs import Charge
 from qsearch.problem import Problem, resolve
-from qsearch.protocols import Evaluator, HeldOutEvaluator, Searcher, Workload
+from qsearch.protocols import Evaluator, HeldOutEvaluator, Progressive, Remembering, Searcher, Workload
+from qsearch.pruning import Pruner, check_prunable
 from qsearch.quantize.trace import examine
 from qsearch.run import CONFIG_FILE, Run, RunInfo, provenance, read_config, read_info, storage_url
 from qsearch.serialise import quality_to_json
-from qsearch.space import build_space
+from qsearch.space import build_space, overlaid
 from qsearch.trial import Quality, Trial
 
 log = logging.getLogger(__name__)
@@ -76,12 +78,17 @@ def prepare(config: CampaignConfig) -> Setting:
         workload: Workload = registry.create("workloads", config.workload.name, config.workload.options)
         anatomy = anatomy_of(workload)
         layers = anatomy.layers
-    space = build_space(layers, **{**config.space.model_dump(), "ties": anatomy.groups(config.space.ties)})
+    overlay = None if config.space.overlay is None else config.space.overlay.build()
+    given = {**config.space.model_dump(), "ties": anatomy.groups(config.space.ties), "overlay": overlay}
+    space = build_space(layers, **given)
+    layers = overlaid(layers, space, overlay)
     with _blamed("evaluator", config.evaluator.name):
         evaluator = registry.create("evaluators", config.evaluator.name, config.evaluator.options, workload, layers)
         float_quality = checked(evaluator.evaluate(space.reference(FLOAT_BITS)), workload.metric)
     with _blamed("cost model", config.hardware.name):
-        problem = _problem(config, NetworkCost(cost_model, layers, space), float_quality)
+        charge = Charge() if config.space.overlay is None else config.space.overlay.charge()
+        problem = _problem(config, NetworkCost(cost_model, layers, space, charge), float_quality)
+    _check_pruner(config, evaluator, problem)
     return Setting(workload, evaluator, problem, float_quality, anatomy)
 
 
@@ -94,6 +101,34 @@ def build_searcher(config: CampaignConfig) -> Searcher:
     with _blamed("searcher", config.searcher.name):
         searcher: Searcher = registry.create("searchers", config.searcher.name, config.searcher.options)
     return searcher
+
+
+def build_pruner(config: CampaignConfig) -> Pruner | None:
+    """The pruner of a campaign, new: it may remember what it has seen of one search. None where it never prunes.
+
+    Raises:
+        UserError, Failure: it is unknown, its options are not valid, or it cannot be made.
+    """
+    with _blamed("pruner", config.pruner.name):
+        pruner: Pruner = registry.create("pruners", config.pruner.name, config.pruner.options)
+    return pruner if getattr(pruner, "active", True) else None
+
+
+def _check_pruner(config: CampaignConfig, evaluator: Evaluator, problem: Problem) -> None:
+    """Raise unless evaluations can be ended early, where that is asked for.
+
+    Raises:
+        UserError: of the pruner; the evaluator's effort does not grow in steps; an objective minimises the metric.
+    """
+    if build_pruner(config) is None:
+        return
+    if not isinstance(evaluator, Progressive):
+        raise ConfigError(
+            f"pruner {config.pruner.name!r} needs an evaluator whose effort grows in steps",
+            got=f"evaluator {config.evaluator.name!r}",
+            fix="evaluator: qat, or pruner: none",
+        )
+    check_prunable(problem)
 
 
 def check_searcher(config: CampaignConfig, searcher: Searcher, problem: Problem) -> None:
@@ -218,6 +253,7 @@ class Campaign:
         with self._locked():
             ledger, info = self._open(setting)
             oracle = self._oracle(setting, ledger)
+            self._remind(setting.evaluator, ledger)
             try:
                 with _blamed("searcher", self.config.searcher.name):
                     searcher.search(oracle)
@@ -231,6 +267,8 @@ class Campaign:
                     "evaluations": oracle.spent,
                     "sensitivity_samples": oracle.sensitivity_samples,
                     "sensitivity_seconds": oracle.sensitivity_seconds,
+                    "training_samples": oracle.training_samples,
+                    "training_seconds": oracle.training_seconds,
                     "tested": _test(setting, run),
                 }
             )
@@ -247,11 +285,18 @@ class Campaign:
             seed=self.config.seed,
             max_failures=self.config.max_failures,
             evaluate_infeasible=self.config.evaluate_infeasible,
+            pruner=build_pruner(self.config),
             folder=self.folder,
         )
         oracle.on_trial = lambda trial: self._on_trial(oracle, trial)
         oracle.on_note = lambda notes: self._on_trial(oracle, None)
         return oracle
+
+    def _remind(self, evaluator: Evaluator, ledger: Ledger) -> None:
+        """Tell an evaluator that may start from earlier trials where it may keep them, and what is recorded."""
+        if isinstance(evaluator, Remembering):
+            with _blamed("evaluator", self.config.evaluator.name):
+                evaluator.remember(self.folder, ledger.trials())
 
     def _locked(self) -> Any:
         """The run's folder, made if need be, held against other processes; a dead process holds no lock."""
@@ -341,8 +386,7 @@ def _test(setting: Setting, run: Run) -> dict[str, dict[str, Any]]:
     known = run.info.tested
     try:
         return {
-            "float": known.get("float")
-            or quality_to_json(evaluator.test(BitAssignment(dict.fromkeys(chosen.assignment, FLOAT_BITS)))),
+            "float": known.get("float") or quality_to_json(evaluator.test(setting.problem.space.reference(FLOAT_BITS))),
             str(chosen.number): known.get(str(chosen.number)) or quality_to_json(evaluator.test(chosen.assignment)),
         }
     except DataError as error:

@@ -104,6 +104,7 @@ def search(
     activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
     granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
+    pruner: Annotated[str, typer.Option(help="What ends hopeless evaluations early.")] = "none",
     name: Annotated[str | None, typer.Option(help="Name of the run.  [default: WORKLOAD-HARDWARE]")] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
@@ -121,6 +122,7 @@ def search(
         "workload": workload,
         "hardware": hardware,
         "evaluator": evaluator,
+        "pruner": pruner,
         "searcher": searcher,
         "space": {
             "weight_bits": arguments.bits(weight_bits),
@@ -259,6 +261,7 @@ def export(
     folder: RunArgument,
     trial: Annotated[int | None, typer.Option(help="A trial by number.  [default: the best]")] = None,
     format_: Annotated[str, typer.Option("--format", help="json, csv, onnx, qonnx, safetensors or torch.")] = "json",
+    finetuned: Annotated[bool, typer.Option("--finetuned", help="The network of qsearch finetune.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="A file.  [default: standard output for json and csv, else RUN/export/trial-N]"),
@@ -269,7 +272,7 @@ def export(
     A network is loaded back by the runtime of its format and compared with what was evaluated, on validation data.
     """
     from qsearch import commands
-    from qsearch.export import FORMATS, TEXTS
+    from qsearch.export import FORMATS, NETWORKS, TEXTS
     from qsearch.run import load
 
     if format_ not in FORMATS:
@@ -277,11 +280,47 @@ def export(
     run = load(folder)
     chosen = commands.trial_of(run, trial)
     if format_ not in TEXTS:
-        commands.export_network(run, chosen, format_, output)
+        commands.export_network(run, chosen, format_, output, finetuned)
+    elif finetuned:
+        raise ConfigError("--finetuned needs the format of a network", got=format_, fix="one of " + ", ".join(NETWORKS))
     elif output is None:
         typer.echo(TEXTS[format_](run, chosen), nl=False)
     else:
         output.write_text(TEXTS[format_](run, chosen), encoding="utf-8")
+
+
+@app.command()
+def finetune(
+    folder: RunArgument,
+    trial: Annotated[int | None, typer.Option(help="A trial by number.  [default: the best]")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best trial.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.  [default: 60]")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="End early after so many epochs without a better one.")
+    ] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Change an option of the training: rate=0.005")] = [],
+    format_: Annotated[
+        list[str], typer.Option("--format", help="Export it too: onnx, qonnx, safetensors or torch; repeat it.")
+    ] = [],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the training.  [default: RUN/finetune/trial-N]")
+    ] = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the network of a trial for long, the best by default; go on from where it was stopped."""
+    from qsearch import commands
+    from qsearch.export import NETWORKS
+    from qsearch.run import load
+
+    if best and trial is not None:
+        raise ConfigError("--best and --trial choose a trial each", got=f"--trial {trial} --best", fix="leave one out")
+    for name in format_:
+        if name not in NETWORKS:
+            raise ConfigError(f"unknown format {name!r} of a network", fix=nearest(name, NETWORKS))
+    run = commands.with_settings(load(folder), _with_data([], data))
+    request = commands.FineTuneRequest(epochs, set_, patience, output, format_)
+    commands.finetune(run, commands.trial_of(run, trial), request, as_json)
 
 
 @app.command()
@@ -300,7 +339,10 @@ def dashboard(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="workloads, hardware, targets, searchers, evaluators, sensitivities, rewards or all.")
+        str,
+        typer.Argument(
+            help="workloads, hardware, targets, searchers, evaluators, pruners, sensitivities, rewards or all."
+        ),
     ] = "all",
     as_json: JsonOption = False,
 ) -> None:
@@ -314,6 +356,7 @@ def list_(
         "targets": "targets",
         "searchers": "searchers",
         "evaluators": "evaluators",
+        "pruners": "pruners",
         "sensitivities": "sensitivities",
         "rewards": "rewards",
     }

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from qsearch import inspection
+from qsearch import inspection, registry
 from qsearch import run as runs_module
-from qsearch.config import Sweep
+from qsearch.config import CampaignConfig, Sweep, changed
 from qsearch.errors import ConfigError, Interrupted
+from qsearch.finetuned import CURVE, NETWORK, folder_of
 from qsearch.inspection import InspectionConfig
 from qsearch.report import inspection_table
 from qsearch.report.artifacts import attach
 from qsearch.report.comparison import comparison_rows
+from qsearch.report.finetuned import terminal_table as fine_tuned_table
+from qsearch.report.finetuned import values as fine_tuned_values
+from qsearch.report.finetuning_plot import write_curve
 from qsearch.report.sensitivity_page import write_survey
 from qsearch.report.sensitivity_table import notes, sensitivity_json, sensitivity_table
 from qsearch.report.summary import comparison_summary, summary
@@ -28,8 +33,11 @@ from qsearch.run import Run
 from qsearch.survey import SurveyConfig
 from qsearch.surveyor import survey
 from qsearch.sweep import run_folders, run_sweep
-from qsearch.terminal import search_progress, set_up_logging
+from qsearch.terminal import epoch_progress, search_progress, set_up_logging
 from qsearch.trial import Trial
+
+if TYPE_CHECKING:
+    from qsearch.export.writing import Exported
 
 
 def search(sweep: Sweep, root: Path, as_json: bool) -> None:
@@ -108,8 +116,11 @@ def inspect(config: InspectionConfig, as_json: bool) -> None:
         print_table(table)
 
 
-def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> None:
+def export_network(run: Run, trial: Trial, name: str, output: Path | None, finetuned: bool = False) -> None:
     """Write the network of a trial in a binary format, and print how far the file agrees with what was evaluated.
+
+    Args:
+        finetuned: the one that was fine-tuned in the run's folder.
 
     Raises:
         EvaluationError: too little; nothing is written.
@@ -119,11 +130,74 @@ def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> No
     with _nothing_kept():
         from qsearch.export.writing import export_network as write  # torch waits until a network is written
 
-        written = write(run, trial, name, output)
+        if finetuned:
+            written = _export_fine_tuned(run, trial, name, output, folder_of(run, trial))
+        else:
+            written = write(run, trial, name, output)
+    _tell(written)
+
+
+def _export_fine_tuned(run: Run, trial: Trial, name: str, output: Path | None, folder: Path) -> Exported:
+    """Write the network that a fine-tuning has kept in a folder; beside it if there is no other place."""
+    from qsearch.export.sources import fine_tuned
+    from qsearch.export.writing import export_network as write
+
+    return write(run, trial, name, output, fine_tuned(run, trial, folder), folder)
+
+
+def _tell(written: Exported) -> None:
     print(f"wrote      {written.path} ({written.size:,} bytes)")
     for note in written.notes:
         print(f"           {note}")
     print(f"checked    {written.runtime}: {written.agreement}")
+
+
+@dataclass(frozen=True)
+class FineTuneRequest:
+    """What ``qsearch finetune`` was asked for.
+
+    Attributes:
+        epochs, changes: see :func:`qsearch.finetuning.options.training_options`.
+        patience, folder: see :class:`qsearch.finetuning.tuning.Job`; RUN/finetune/trial-N if None.
+        formats: to export in.
+    """
+
+    epochs: int | None
+    changes: Sequence[str]
+    patience: int | None
+    folder: Path | None
+    formats: Sequence[str]
+
+
+def finetune(run: Run, trial: Trial, request: FineTuneRequest, as_json: bool) -> None:
+    """Train the network of a trial with progress, or go on; draw its course, export it, and print what was gained.
+
+    Raises:
+        Interrupted: by the user; whole epochs are kept.
+    """
+    set_up_logging()
+    from qsearch.finetuning.options import training_options
+    from qsearch.finetuning.tuning import Job, fine_tune
+
+    options = training_options(run, request.epochs, request.changes)
+    job = Job(run, trial, options, request.patience, request.folder or folder_of(run, trial))
+    try:
+        name = f"{run.config.name}, trial {trial.number}"
+        with epoch_progress(name, run.info.quality_name, options.epochs, speaks=not as_json) as progress:
+            found = fine_tune(job, progress)
+        write_curve(run, found, job.folder)
+        written = [_export_fine_tuned(run, trial, one, None, job.folder) for one in request.formats]
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", fix="run the same command to go on") from None
+    if as_json:
+        exports = [str(one.path) for one in written]
+        print_json({**fine_tuned_values(run, trial, job.folder, found), "exports": exports})
+        return
+    print_table(fine_tuned_table(run, trial, found))
+    print(f"network    {job.folder / NETWORK}")
+    print(f"course     {job.folder / CURVE}")
+    for one in written:
+        _tell(one)
 
 
 @contextmanager
@@ -145,6 +219,16 @@ def report(run: Run) -> str:
 def load(folders: list[Path]) -> list[Run]:
     """The runs in these folders, those of a sweep included."""
     return [runs_module.load(found) for folder in folders for found in run_folders(folder) or [folder]]
+
+
+def with_settings(run: Run, changes: Sequence[str]) -> Run:
+    """A run with settings of its campaign changed, such as where its data lie; what it recorded stays.
+
+    Raises:
+        ConfigError: one is not valid.
+    """
+    value = changed(run.config.model_dump(mode="json"), changes)
+    return replace(run, config=registry.validate(CampaignConfig, value, str(run.folder))) if changes else run
 
 
 def trial_of(run: Run, number: int | None) -> Trial:

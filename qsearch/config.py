@@ -21,9 +21,11 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from qsearch import registry
-from qsearch.errors import ConfigError, PluginError, StorageError
+from qsearch.errors import ConfigError, PluginError, StorageError, UserError
 from qsearch.files import write_atomically
 from qsearch.oracle import Budget
+from qsearch.overlay import Overlay
+from qsearch.overlay_costs import Charge
 from qsearch.problem import Constraint, Direction, Objective
 
 
@@ -63,6 +65,36 @@ class BudgetConfig(_Strict):
         return Budget(self.evaluations, self.minutes)
 
 
+class OverlayConfig(_Strict):
+    """Overlays to choose from, and what hardware makes of them; see :class:`qsearch.overlay.Overlay`."""
+
+    period: int = Overlay.period
+    kept: tuple[int, ...] = Overlay.kept
+    patterns: tuple[str, ...] = Overlay.patterns
+    layers: tuple[str, ...] | None = None
+    packed: bool = Charge.packed
+    """Ternary weights are stored five in a byte; otherwise at two bits each."""
+    decode: float = Charge.decode
+    """What finding the kept weights adds to their arithmetic, as a share of it."""
+
+    @model_validator(mode="after")
+    def _valid(self) -> OverlayConfig:
+        try:
+            self.build()
+            self.charge()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def build(self) -> Overlay:
+        """The choices as a space takes them."""
+        return Overlay(self.period, self.kept, self.patterns, self.layers)
+
+    def charge(self) -> Charge:
+        """The charge as costs take it."""
+        return Charge(self.packed, self.decode)
+
+
 class SpaceConfig(_Strict):
     """Bits to choose from, and what is not searched; see :func:`qsearch.space.build_space`."""
 
@@ -72,6 +104,8 @@ class SpaceConfig(_Strict):
     fixed: dict[str, Annotated[int, Field(ge=0, le=32)]] = {}
     ties: tuple[str | Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
     """Groups of sites that must agree, and kinds of groups that are found: see :data:`qsearch.anatomy.TIES`."""
+    overlay: OverlayConfig | None = None
+    """Weights that are ternary but for a part of higher precision; none without it."""
 
 
 class ObjectiveConfig(_Strict):
@@ -133,6 +167,7 @@ class _Shared(_Strict):
     hardware: Plugin
     space: SpaceConfig = SpaceConfig()
     evaluator: Plugin = PluginConfig(name="ptq")
+    pruner: Plugin = PluginConfig(name="none")
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (
         ObjectiveConfig(metric="accuracy", direction="maximize"),
     )
@@ -240,6 +275,7 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
         "workload": _located("workloads", sweep.workload, folder),
         "hardware": _located("cost_models", sweep.hardware, folder),
         "evaluator": _located("evaluators", sweep.evaluator, folder),
+        "pruner": _located("pruners", sweep.pruner, folder),
         "searcher": tuple(_located("searchers", searcher, folder) for searcher in sweep.searcher),
     }
     updates["storage"] = None if sweep.storage is None else _absolute_storage(sweep.storage)

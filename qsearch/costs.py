@@ -6,8 +6,8 @@ unit, every cost is finite and not negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
 from numbers import Real
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import CostModelError, QSearchError
 from qsearch.layers import Layer
+from qsearch.overlay import ALL
+from qsearch.overlay_costs import Charge, Choice, OverlayPrices
 from qsearch.space import SearchSpace
 from qsearch.trial import Cost
 
@@ -50,11 +52,30 @@ class NetworkCost:
         model: the cost model.
         layers: the layers of the network.
         space: the space whose index vectors :meth:`estimate_many` takes.
+        charge: what overlays are charged (:mod:`qsearch.overlay_costs`), where layers have one.
+
+    Raises:
+        ConfigError: layers with overlays, and a model that does not add layers up.
     """
 
     model: CostModel
     layers: tuple[Layer, ...]
     space: SearchSpace
+    charge: Charge = field(default_factory=Charge)
+
+    def __post_init__(self) -> None:
+        if self.overlaid:
+            OverlayPrices(self.model, self.charge)  # which refuses what cannot be charged
+
+    @cached_property
+    def overlaid(self) -> bool:
+        """Whether some layer may have an overlay."""
+        return any(layer.overlay for layer in self.layers)
+
+    @cached_property
+    def _prices(self) -> CostModel | OverlayPrices:
+        """What estimates networks."""
+        return OverlayPrices(self.model, self.charge) if self.overlaid else self.model
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -68,7 +89,14 @@ class NetworkCost:
 
     @cached_property
     def additive(self) -> bool:
-        """Whether the network's cost is the sum, or the greatest, of its layers' costs: integer programming is exact."""
+        """Whether the network's cost is the sum, or the greatest, of what ``model`` says of its layers' bits.
+
+        Integer programming is exact then. Not with overlays: their layers cost what more than bits decide.
+        """
+        return self._sums and not self.overlaid
+
+    @property
+    def _sums(self) -> bool:
         return bool(getattr(self.model, "additive", True))
 
     def estimate(self, assignment: BitAssignment) -> Cost:
@@ -78,7 +106,7 @@ class NetworkCost:
             CostModelError: a cost that is negative, not finite, missing, or of a metric without a unit; the
                 model raised something of its own.
         """
-        cost = _ask(lambda: self.model.estimate(self.layers, assignment))
+        cost = _ask(lambda: self._prices.estimate(self.layers, assignment))
         if not isinstance(cost, Cost):
             raise CostModelError("estimate must return a Cost", got=type(cost).__name__)
         for layer, metrics in cost.layers.items():
@@ -95,7 +123,7 @@ class NetworkCost:
             CostModelError: as :meth:`estimate`.
         """
         bits = self.space.bits(x)
-        found = _ask(lambda: _arrays(self.model.estimate_many(self.layers, bits)))
+        found = _ask(lambda: _arrays(self._prices.estimate_many(self.layers, bits)))
         self._check_complete(found)
         for metric, value in found.items():
             if value.shape != (len(x),):
@@ -111,35 +139,38 @@ class NetworkCost:
         for other models the cost of the fewest bits, as costs are monotone in bits.
         """
         lowest = float(self.estimate_many(self.space.lowest[None])[metric][0])
-        return min(lowest, self._over_layers(metric, min)) if self.additive else lowest
+        return min(lowest, self._over_layers(metric, min)) if self._sums else lowest
 
     def ceiling(self, metric: str) -> float:
         """The most that any assignment of the space costs; exact, or an upper bound, where :meth:`floor` is."""
         highest = float(self.estimate_many(self.space.highest[None])[metric][0])
-        return max(highest, self._over_layers(metric, max)) if self.additive else highest
+        return max(highest, self._over_layers(metric, max)) if self._sums else highest
 
     def _over_layers(self, metric: str, pick: Callable[[list[float]], float]) -> float:
         """The least or the greatest cost of each layer, summed, or the greatest of them for a metric of ``maxima``.
 
         All kernels of a layer are at the same bits.
         """
-        sites = {site.name: site for site in self.space.sites}
-        fixed = self.space.fixed or {}
         total = 0.0
         for layer in self.layers:
-            choices: list[tuple[int, ...]] = []
-            for name in (layer.weight_site, layer.activation_site):
-                if name in fixed:
-                    choices.append((fixed[name],))
-                elif name in sites:
-                    choices.append(sites[name].choices)
-            costs: list[float] = []
-            for bits in product(*choices):
-                weight = np.full(layer.kernels, bits[0], dtype=np.int64)
-                ask = partial(self.model.layer_cost, layer, weight, bits[1] if len(bits) > 1 else FLOAT_BITS)
-                costs.append(_ask(ask)[metric])
-            total = max(total, pick(costs)) if metric in getattr(self.model, "maxima", ()) else total + pick(costs)
+            price = pick([_ask(partial(self._layer, layer, choice))[metric] for choice in self._choices(layer)])
+            total = max(total, price) if metric in getattr(self.model, "maxima", ()) else total + price
         return float(total)
+
+    def _choices(self, layer: Layer) -> Iterator[Choice]:
+        """Everything that may be chosen for a layer; where nothing is, it is in float, and plain."""
+        sites = {site.name: site.choices for site in self.space.sites}
+        fixed = {name: (bits,) for name, bits in (self.space.fixed or {}).items()}
+        names = (layer.weight_site, layer.activation_site, layer.overlay_site, layer.pattern_site)
+        defaults = (FLOAT_BITS, FLOAT_BITS, ALL, 0)
+        options = [fixed.get(name, sites.get(name, (default,))) for name, default in zip(names, defaults, strict=True)]
+        yield from (Choice(*choice) for choice in product(*options))
+
+    def _layer(self, layer: Layer, choice: Choice) -> Mapping[str, float]:
+        """Cost of a layer, all its kernels at the same bits."""
+        if isinstance(self._prices, OverlayPrices):
+            return self._prices.layer(layer, choice)
+        return self.model.layer_cost(layer, np.full(layer.kernels, choice.weight, dtype=np.int64), choice.activation)
 
     def _check_complete(self, metrics: Mapping[str, object]) -> None:
         missing = set(self.units) - set(metrics)

@@ -42,6 +42,8 @@ class Layer:
         bias: whether a bias is added.
         alive: numbers per sample that the network keeps for later while this layer runs, beside the layer's own input
             and output: the input of a residual block.
+        overlay: period of its overlay (:mod:`qsearch.overlay`), where its weight may be ternary with a part of higher
+            precision; 0 where it may not.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Layer:
     uses: int = 1
     bias: bool = False
     alive: int = 0
+    overlay: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.groups, self.uses)
@@ -63,6 +66,10 @@ class Layer:
             raise SpaceError(f"every extent of layer {self.name!r} must be at least 1", got=self)
         if self.alive < 0:
             raise SpaceError(f"numbers kept alive while layer {self.name!r} runs must be at least 0", got=self.alive)
+        if self.overlay < 0 or (self.overlay and self.kind == "matmul"):
+            raise SpaceError(
+                f"layer {self.name!r} must have a weight, and a period of at least 1, to be overlaid", got=self
+            )
         if self.in_channels % self.groups or (self.kind == "conv" and self.out_channels % self.groups):
             raise SpaceError(f"groups of layer {self.name!r} must divide its channels", got=self.groups)
 
@@ -75,6 +82,16 @@ class Layer:
     def activation_site(self) -> str:
         """Name of the site of its input activation."""
         return f"{self.name}.input"
+
+    @property
+    def overlay_site(self) -> str:
+        """Name of the site that says how many of its weights are kept in high precision."""
+        return f"{self.name}.overlay"
+
+    @property
+    def pattern_site(self) -> str:
+        """Name of the site that says in which pattern they are."""
+        return f"{self.name}.pattern"
 
     @property
     def kernels(self) -> int:

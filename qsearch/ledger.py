@@ -7,10 +7,11 @@ parameter           a variable's bits, by the name of its (first) site; mean bit
 value               an objective, in the order of the campaign
 constraint          a bound's violation, ≤ 0 when met
 COMPLETE            evaluated
-PRUNED              over a cost bound, not evaluated
+PRUNED              over a cost bound and not evaluated, or ended early; the record tells which
 FAIL                failed, with its reason
-user attributes     cost, quality, violations, reason, seconds: for people
-system attribute    assignment, cost with its breakdown, quality with outcomes: for the replay
+intermediate value  the quality's metric as the effort grew; its step is the number of the report, from 1
+user attributes     cost, quality and how it was found, violations, reason, effort, seconds: for people
+system attribute    state, assignment, cost with its breakdown, quality with outcomes, reports: for the replay
 study attributes    what the campaign was, and how it ended
 ==================  ==============================================================================
 """
@@ -48,6 +49,7 @@ _STATES = {
     "complete": TrialState.COMPLETE,
     "infeasible": TrialState.PRUNED,
     "failed": TrialState.FAIL,
+    "pruned": TrialState.PRUNED,
 }
 _RECORD = "qsearch"
 """System attribute that holds what a replay needs; optuna-dashboard has a column for every user attribute, but not for it."""
@@ -235,14 +237,16 @@ class Ledger:
 
     def _to_frozen(self, trial: Trial) -> FrozenTrial:
         violations = {label: float(value) for label, value in trial.violations.items()}
-        shown, evaluated = list(violations.values()), trial.quality is not None
+        shown = list(violations.values())
+        complete = trial.state == "complete"  # what a pruned trial would have come to, nobody knows
         frozen = optuna.create_trial(
             state=_STATES[trial.state],
-            values=[trial.value(objective.metric) for objective in self._objectives] if evaluated else None,
+            values=[trial.value(objective.metric) for objective in self._objectives] if complete else None,
             params={variable.name: _parameter(variable, trial.assignment) for variable in self._variables},
             distributions={variable.name: _distribution(variable) for variable in self._variables},
             user_attrs=_attributes(trial),
             system_attrs={_RECORD: _record(trial), **({_DASHBOARD_CONSTRAINTS: shown} if shown else {})},
+            intermediate_values={step: value for step, (_, value) in enumerate(trial.reports, 1)},
             constraints=violations,
         )
         frozen.datetime_complete = datetime.now()
@@ -258,6 +262,9 @@ def _attributes(trial: Trial) -> dict[str, Any]:
     if trial.quality is not None:
         shown.update(trial.quality.values)
         shown["standard_error"] = trial.quality.standard_error
+        shown.update({f"detail {name}": value for name, value in trial.quality.details.items()})
+    if trial.reports:
+        shown["effort"] = trial.effort
     shown.update({f"violation of {label}": float(value) for label, value in trial.violations.items()})
     return {**shown, "seconds": trial.seconds, "reason": trial.reason}
 
@@ -265,12 +272,14 @@ def _attributes(trial: Trial) -> dict[str, Any]:
 def _record(trial: Trial) -> dict[str, Any]:
     """What a replay needs, exactly."""
     return {
+        "state": trial.state,
         "assignment": trial.assignment.to_json(),
         "cost": None if trial.cost is None else cost_to_json(trial.cost),
         "quality": None if trial.quality is None else quality_to_json(trial.quality),
         "violations": dict(trial.violations),
         "reason": trial.reason,
         "seconds": trial.seconds,
+        **({"reports": [list(report) for report in trial.reports]} if trial.reports else {}),
     }
 
 
@@ -283,16 +292,17 @@ def _from_frozen(frozen: FrozenTrial) -> Trial:
     _check_ours(frozen)
     record = frozen.system_attrs[_RECORD]
     cost, quality = record["cost"], record["quality"]
-    states = {value: key for key, value in _STATES.items()}
+    known = {value: key for key, value in _STATES.items() if key != "pruned"}  # ledgers from before trials were pruned
     return Trial(
         number=frozen.number,
         assignment=BitAssignment.from_json(record["assignment"]),
-        state=states[frozen.state],  # type: ignore[arg-type]  # the keys are the literals
+        state=record.get("state") or known[frozen.state],  # type: ignore[arg-type]  # the keys are the literals
         cost=None if cost is None else cost_from_json(cost),
         quality=None if quality is None else quality_from_json(quality),
         violations=record["violations"],
         reason=record["reason"],
         seconds=record["seconds"],
+        reports=tuple((share, value) for share, value in record.get("reports", ())),
     )
 
 

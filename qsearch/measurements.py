@@ -34,13 +34,16 @@ Point = tuple[Layer, int, int]
 
 
 def geometry(layer: Layer) -> Layer:
-    """A layer without what its cost on hardware cannot depend on: its name, and what others keep alive meanwhile."""
-    return replace(layer, name="", alive=0)
+    """A layer without what its cost on hardware cannot depend on: its name, and what others keep alive meanwhile.
+
+    Nor does it keep the period of an overlay: plain weights are measured.
+    """
+    return replace(layer, name="", alive=0, overlay=0)
 
 
 def unnamed(layer: Layer) -> Layer:
-    """A layer without its name. Cost models know what others keep alive: working memory depends on it."""
-    return replace(layer, name="")
+    """A layer without its name, and with plain weights. Cost models know what others keep alive: working memory depends on it."""
+    return replace(layer, name="", overlay=0)
 
 
 def alike(layers: Iterable[Layer], key: Callable[[Layer], Layer]) -> dict[Layer, int]:

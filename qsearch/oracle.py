@@ -3,6 +3,9 @@
 Membership, memory, cost, budget, failures and the record are handled here once, for every searcher. Recorded trials
 of an earlier, interrupted run answer at once and count as spent, so that the searcher, run again from its start,
 sees the same history and arrives where it died: resume is replay.
+
+Where the effort of an evaluation grows in steps and there is a pruner, a hopeless one ends early. An evaluation costs the
+share of the full effort that was spent on it; one may begin as long as any of the budget is left.
 """
 
 from __future__ import annotations
@@ -13,21 +16,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, UserError
+from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, Failure, QSearchError, UserError, told
 from qsearch.problem import Problem
-from qsearch.protocols import Evaluator, SensitivityTable
+from qsearch.protocols import Evaluator, Progressive, SensitivityTable, Teaching
+from qsearch.pruning import Pruner, steps
 from qsearch.sensitivity_cache import sensitivities
-from qsearch.trial import Cost, Quality, Trial
+from qsearch.trial import Cost, Quality, Report, Trial, TrialState
+
+if TYPE_CHECKING:
+    from qsearch.training.lessons import Lessons
 
 log = logging.getLogger(__name__)
 
 PROPOSALS_PER_EVALUATION = 20
 """Proposals over a cost bound cost no evaluation; this many per evaluation of the budget end a search that makes no other."""
+ROUNDING = 1e-9
+"""Of sums of shares: three thirds of an evaluation are one."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ class CampaignOracle:
     Args:
         max_failures: failed evaluations after which the campaign gives up.
         evaluate_infeasible: spend evaluations on assignments over a cost bound as well.
+        pruner: ends hopeless evaluations early; None to let all of them run to their end, unwatched.
         on_trial: called after each new or replayed trial, for progress.
         folder: where the searcher may leave what it has learnt.
         on_note: called when the searcher has something to show, with all it has shown so far.
@@ -107,6 +118,7 @@ class CampaignOracle:
     seed: int = 0
     max_failures: int = 10
     evaluate_infeasible: bool = False
+    pruner: Pruner | None = None
     folder: Path | None = None
     on_trial: Callable[[Trial], None] = lambda trial: None
     on_note: Callable[[Mapping[str, float]], None] = lambda notes: None
@@ -115,19 +127,22 @@ class CampaignOracle:
     notes: dict[str, float] = field(default_factory=dict, init=False)
     sensitivity_samples: int = field(default=0, init=False)
     sensitivity_seconds: float = field(default=0.0, init=False)
+    training_samples: int = field(default=0, init=False)
+    training_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._process = os.getpid()
         self._recorded = {trial.assignment: trial for trial in self.record.trials()}
         self._count = len(self._recorded)
         self._seen: dict[BitAssignment, Trial] = {}
-        self._evaluations = self._failures = 0
-        self._elapsed = 0.0
+        self._evaluations: float = 0
+        self._refused = self._failures = 0
+        self._elapsed = self._trained = 0.0
         self._mark = time.perf_counter()
 
     @property
-    def spent(self) -> int:
-        """Evaluations spent, replayed ones included."""
+    def spent(self) -> float:
+        """Evaluations spent, replayed ones included; of those that were ended early, the share that was spent."""
         return self._evaluations
 
     @property
@@ -137,11 +152,16 @@ class CampaignOracle:
 
     @property
     def remaining(self) -> int:
-        """Evaluations left; under a budget of minutes, as many as fit at the present pace."""
-        left = [] if self.budget.evaluations is None else [self.budget.evaluations - self._evaluations]
+        """Evaluations that may still begin; under a budget of minutes, as many as fit at the present pace."""
+        return self._left(self.elapsed)
+
+    def _left(self, elapsed: float) -> int:
+        """:attr:`remaining` after so many seconds of campaign time."""
+        allowed = self.budget.evaluations
+        left = [] if allowed is None else [math.ceil(allowed - self._evaluations - ROUNDING)]
         if self.budget.minutes is not None:
-            seconds = 60 * self.budget.minutes - self.elapsed
-            pace = max(self.elapsed, 1e-9) / max(self._evaluations, 1)
+            seconds = 60 * self.budget.minutes - elapsed
+            pace = max(elapsed, 1e-9) / max(self._evaluations, 1)
             left.append(max(1, int(seconds / pace)) if seconds > 0 else 0)
         return max(0, min(left))
 
@@ -162,7 +182,7 @@ class CampaignOracle:
             self.record.append(trial)
             self._count += 1
         self._elapsed += trial.seconds
-        self._mark = time.perf_counter()
+        self._mark, self._trained = time.perf_counter(), 0.0
         self._enter(trial)
         if recorded is None and trial.state == "failed":
             self._check_failures(trial)
@@ -182,6 +202,23 @@ class CampaignOracle:
             self.sensitivity_seconds += found.seconds
         return self.tables[key]
 
+    def lessons(self) -> Lessons:
+        """See :meth:`qsearch.protocols.Oracle.lessons`."""
+        if isinstance(self.evaluator, Teaching):
+            return self.evaluator.lessons()
+        raise ConfigError(
+            "a searcher that learns bits by gradient needs an evaluator that hands out its network",
+            got=type(self.evaluator).__name__,
+            fix="evaluate with 'ptq' or 'qat'",
+        )
+
+    def trained(self, samples: int, seconds: float) -> None:
+        """See :meth:`qsearch.protocols.Oracle.trained`."""
+        self.training_samples += samples
+        self.training_seconds += seconds
+        self._trained += seconds
+        self._mark = min(self._mark, time.perf_counter() - self._trained)  # an earlier run may have taken them
+
     def note(self, **values: float) -> None:
         """See :meth:`qsearch.protocols.Oracle.note`."""
         self.notes.update(values)
@@ -190,31 +227,81 @@ class CampaignOracle:
     def _try(self, assignment: BitAssignment) -> Trial:
         """Cost, feasibility and quality of an assignment that is not known yet."""
         proposals = PROPOSALS_PER_EVALUATION * (self.budget.evaluations or 1000)
-        if self.remaining == 0 or len(self.trials) - self._evaluations >= proposals:
-            raise BudgetExhausted("the budget is spent", got=f"{self._evaluations} evaluations")
+        elapsed = 0.0 if self._trained else self.elapsed  # what a training that began in time came to is evaluated
+        if self._left(elapsed) == 0 or self._refused >= proposals:
+            raise BudgetExhausted("the budget is spent", got=f"{self._evaluations:g} evaluations")
         cost = self.problem.cost.estimate(assignment)
         over = {label: value for label, value in self.problem.violations(cost, None).items() if value > 0}
         if over and not self.evaluate_infeasible:
             return self._trial(assignment, "infeasible", cost, None, f"over {', '.join(over)}")
+        if self.pruner is not None and isinstance(self.evaluator, Progressive):
+            return self._watched(assignment, cost, self.evaluator, self.pruner)
         try:
             quality = checked(self.evaluator.evaluate(assignment, seed=self.seed), self.problem.quality_name)
-        except Exception as error:  # whatever a network or a plug-in raises is the reason this one trial failed
-            reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
-            reason = " ".join(reason.split())
-            log.warning("trial %d failed: %s", self._count, reason)
-            return self._trial(assignment, "failed", cost, None, reason)
+        except Exception as error:
+            return self._failed(assignment, cost, error)
         return self._trial(assignment, "complete", cost, quality, "")
 
-    def _trial(self, assignment: BitAssignment, state: Any, cost: Cost, quality: Quality | None, reason: str) -> Trial:
+    def _watched(self, assignment: BitAssignment, cost: Cost, evaluator: Progressive, pruner: Pruner) -> Trial:
+        """An evaluation that the pruner may end after any of its reports."""
+        reports: tuple[Report, ...] = ()
+        with closing(steps(evaluator, assignment, self.seed)) as found:
+            while True:
+                try:
+                    share, quality = next(found)
+                    checked(quality, self.problem.quality_name)
+                except Exception as error:
+                    return self._failed(assignment, cost, error, reports)
+                reports = (*reports, (float(share), float(quality.metric)))
+                if share == 1:
+                    return self._trial(assignment, "complete", cost, quality, "", reports)
+                so_far = self._trial(assignment, "pruned", cost, quality, "", reports)
+                if verdict := self._verdict(pruner, so_far):
+                    reached = f"{quality.name} {quality.metric:.4g}"
+                    reason = f"pruned after {100 * share:.3g} % of the effort: {reached}, {verdict}"
+                    return self._trial(assignment, "pruned", cost, quality, reason, reports)
+
+    def _verdict(self, pruner: Pruner, trial: Trial) -> str:
+        """What the pruner says; its own errors are no trial's.
+
+        Raises:
+            Failure: it raised one.
+        """
+        try:
+            return pruner.verdict(trial, self.trials, self.problem)
+        except QSearchError:
+            raise
+        except Exception as error:
+            raise Failure(f"the pruner {type(pruner).__name__!r} raised an error", got=told(error)) from error
+
+    def _failed(
+        self, assignment: BitAssignment, cost: Cost, error: Exception, reports: tuple[Report, ...] = ()
+    ) -> Trial:
+        """Whatever a network or a plug-in raises is the reason this one trial failed."""
+        reason = str(error) if isinstance(error, EvaluationError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split())
+        log.warning("trial %d failed: %s", self._count, reason)
+        return self._trial(assignment, "failed", cost, None, reason, reports)
+
+    def _trial(
+        self,
+        assignment: BitAssignment,
+        state: TrialState,
+        cost: Cost,
+        quality: Quality | None,
+        reason: str,
+        reports: tuple[Report, ...] = (),
+    ) -> Trial:
         violations = self.problem.violations(cost, quality)
         seconds = time.perf_counter() - self._mark
-        return Trial(self._count, assignment, state, cost, quality, violations, reason, seconds)
+        return Trial(self._count, assignment, state, cost, quality, violations, reason, seconds, reports)
 
     def _enter(self, trial: Trial) -> None:
         """Count a trial, new or replayed."""
         self._seen[trial.assignment] = trial
         self.trials.append(trial)
-        self._evaluations += trial.evaluated
+        self._evaluations += trial.effort
+        self._refused += not trial.evaluated
         self._failures += trial.state == "failed"
         self.on_trial(trial)
 

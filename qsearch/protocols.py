@@ -1,7 +1,8 @@
 """The seams: everything a plug-in can be, on one page.
 
 A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.targets``, ``.workloads``,
-``.evaluators``, ``.searchers``, ``.sensitivities``), or named in a campaign file as ``module:Class`` or ``path/to/file.py:Class``.
+``.evaluators``, ``.pruners``, ``.searchers``, ``.sensitivities``, ``.rewards``), or named in a campaign file as
+``module:Class`` or ``path/to/file.py:Class``. The page of pruners is :mod:`qsearch.pruning`.
 If the class has a nested pydantic model ``Options``, it is built as ``Class(options)``, else as ``Class()``; evaluators
 get the workload and its layers in front, ``Class(workload, layers, options)``, rewards the problem.
 
@@ -26,8 +27,10 @@ from qsearch.space import SearchSpace, SiteBits
 from qsearch.trial import Cost, Quality, Trial
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
     from torch.utils.data import DataLoader
+
+    from qsearch.training.lessons import Lessons
 
 
 class CostModel(Protocol):
@@ -166,6 +169,15 @@ class Workload(Protocol):
         ...
 
 
+@runtime_checkable
+class Augmenting(Protocol):
+    """A workload that can vary its training inputs, as training does to see more than there is."""
+
+    def augment(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """A batch of inputs as :meth:`Workload.train` gives them, each varied at random, of the same shape."""
+        ...
+
+
 class Evaluator(Protocol):
     """How good the workload's network is under an assignment."""
 
@@ -180,6 +192,49 @@ class CalibrationProbe(Protocol):
 
     def probe(self, assignment: BitAssignment) -> Probe:
         """Loss and divergence from the float network on the calibration data."""
+        ...
+
+
+@runtime_checkable
+class Progressive(Protocol):
+    """An evaluator whose effort grows in steps, so that a pruner may end a hopeless evaluation early."""
+
+    def progress(self, assignment: BitAssignment, *, seed: int = 0) -> Iterator[tuple[float, Quality]]:
+        """Share of the full effort spent so far, ascending to 1, and the quality on validation data there.
+
+        Whoever stops iterating spends no more: close the generator.
+        """
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An evaluator that may start from what it has trained for other assignments."""
+
+    def remember(self, folder: Path | None, trials: Sequence[Trial]) -> None:
+        """Told once, before a search: where it may keep that, None for nowhere, and what was evaluated before."""
+        ...
+
+
+@runtime_checkable
+class Teaching(Protocol):
+    """An evaluator that can hand out its network with training data, for searchers that learn bits by gradient."""
+
+    def lessons(self) -> Lessons:
+        """The network, its layers, its calibrated grids, and training data.
+
+        Raises:
+            DataError: the workload has no training data.
+        """
+        ...
+
+
+@runtime_checkable
+class WeightPruning(Protocol):
+    """An evaluator whose networks are more than their grids: it also puts single weights to zero, which no bits say."""
+
+    def kept(self, assignment: BitAssignment) -> Mapping[str, int]:
+        """Weight site → how many of its weights are left, of the sites that are pruned."""
         ...
 
 
@@ -335,6 +390,26 @@ class Oracle(Protocol):
 
     def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
         """Sensitivities of the workload, by the name of a plug-in; computed once a campaign."""
+        ...
+
+    def lessons(self) -> Lessons:
+        """The network with its training data, to learn bits by gradient; tell :meth:`trained` what that took.
+
+        Raises:
+            ConfigError: the evaluator has none to give.
+            DataError: the workload has no training data.
+        """
+        ...
+
+    def trained(self, samples: int, seconds: float) -> None:
+        """Record what a searcher has trained on :meth:`lessons`, though an earlier run may have paid: runs compare.
+
+        What follows is evaluated though the training outlasted a budget of minutes; seconds of an earlier run count as spent.
+
+        Args:
+            samples: each one passed forwards and backwards once.
+            seconds: that it took.
+        """
         ...
 
     def note(self, **values: float) -> None:

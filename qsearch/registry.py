@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qsearch.errors import ConfigError, PluginError, nearest
 from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Target, Workload
+from qsearch.pruning import Pruner
 
-Seam = Literal["cost_models", "targets", "workloads", "evaluators", "searchers", "sensitivities", "rewards"]
+Seam = Literal["cost_models", "targets", "workloads", "evaluators", "searchers", "sensitivities", "rewards", "pruners"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Shape:
 
     Attributes:
         singular: what one of them is called.
-        protocol: the seam's page in :mod:`qsearch.protocols`.
+        protocol: the seam, on the page of :mod:`qsearch.protocols` or in :mod:`qsearch.pruning`.
         methods: of the class; the protocol's own are stubs, which do not count.
         inherited: methods whose default in the protocol does count.
         attributes: of the instance.
@@ -53,6 +54,7 @@ _SHAPES: Mapping[Seam, _Shape] = {
     "searchers": _Shape("searcher", Searcher, ("search",)),
     "sensitivities": _Shape("sensitivity", Sensitivity, ("table",)),
     "rewards": _Shape("reward", Reward, ("__call__",)),
+    "pruners": _Shape("pruner", Pruner, ("verdict",)),
 }
 
 
@@ -136,7 +138,7 @@ def _check_fit(name: str, shape: _Shape, missing: list[str]) -> None:
         raise PluginError(
             f"plug-in {name!r} must be {'an' if shape.singular[0] in 'aeiou' else 'a'} {shape.singular}",
             got=f"a class without {', '.join(missing)}",
-            fix=f"see {shape.protocol.__name__} in qsearch.protocols",
+            fix=f"see {shape.protocol.__name__} in {shape.protocol.__module__}",
         )
 
 

@@ -25,6 +25,7 @@ from qsearch.layers import Layer
 from qsearch.measured_table import QUARTILES
 from qsearch.measurements import Measurement, Point
 from qsearch.measuring import Bench, Pair, holding, measure_points
+from qsearch.overlay import ALL
 from qsearch.problem import minimised
 from qsearch.protocols import CostModel
 from qsearch.remeasured import FILE, AssignmentRecord, LayerRecord, Remeasured, write
@@ -54,7 +55,7 @@ def remeasure(
         on_point: called after each.
 
     Raises:
-        ConfigError: no feasible trial, or no metric that both target and cost model have.
+        ConfigError: no feasible trial, one of overlaid weights, or no metric that both target and cost model have.
         Failure: no layer could be measured.
         StorageError: the folder cannot be written.
     """
@@ -62,6 +63,7 @@ def remeasure(
     model: CostModel = registry.create("cost_models", hardware["name"], hardware["options"])
     metrics = shared_metrics(run, bench, model)
     asked = _asked(run, model, top)
+    _refuse_overlays(run.info.layers, asked)
     points = _points(bench, run.info.layers, [assignment for _, assignment, _ in asked])
     on_start(len(points))
     taken = measure_points(bench, points, on_point)
@@ -77,6 +79,17 @@ def _asked(run: Run, model: CostModel, top: int) -> list[Asked]:
         *((f"trial {trial.number}", trial.assignment, trial.cost) for trial in best_trials(run, top)),
         (f"{UNIFORM} bits everywhere", uniform, model.estimate(run.info.layers, uniform)),
     ]
+
+
+def _refuse_overlays(layers: Sequence[Layer], asked: Sequence[Asked]) -> None:
+    for name, assignment, _ in asked:
+        found = [layer.name for layer in layers if layer.overlay and assignment.highest(layer.overlay_site) != ALL]
+        if found:
+            raise ConfigError(
+                "weights that are measured must be plain, not a ternary part and a sparse one",
+                got=f"overlays in {name} at {', '.join(map(repr, found[:3]))}{', …' if len(found) > 3 else ''}",
+                fix="measure a run without space.overlay",
+            )
 
 
 def _record(

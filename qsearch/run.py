@@ -49,8 +49,9 @@ class RunInfo(BaseModel):
         float_quality: of the float network on validation data.
         provenance: versions, machine, git commit, start.
         status: "running" until the search has ended.
-        seconds, evaluations: spent by the search.
+        seconds, evaluations: spent by the search; of an evaluation that was ended early, the share that was spent.
         sensitivity_samples, sensitivity_seconds: spent on sensitivities, on calibration data.
+        training_samples, training_seconds: spent by the searcher on training, on training data.
         tested: quality on test data: "float" and the number of a trial → quality.
     """
 
@@ -69,9 +70,11 @@ class RunInfo(BaseModel):
     provenance: dict[str, Any]
     status: Literal["running", "complete"] = "running"
     seconds: float = 0.0
-    evaluations: int = 0
+    evaluations: int | float = 0
     sensitivity_samples: int = 0
     sensitivity_seconds: float = 0.0
+    training_samples: int = 0
+    training_seconds: float = 0.0
     tested: dict[str, dict[str, Any]] = {}
 
 

@@ -20,6 +20,7 @@ def quality_to_json(quality: Quality) -> dict[str, Any]:
         "samples": quality.samples,
         "standard_error": quality.standard_error,
         "outcomes": None if quality.outcomes is None else _pack(quality.outcomes),
+        **({"details": dict(quality.details)} if quality.details else {}),
     }
 
 

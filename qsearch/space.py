@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import SpaceError, nearest
 from qsearch.layers import Layer
+from qsearch.overlay import ALL, FEWEST_BITS, Overlay
 
-Role = Literal["weight", "activation"]
+Role = Literal["weight", "activation", "overlay", "pattern"]
 Granularity = Literal["layer", "kernel"]
 SiteBits = Mapping[str, BitArray]
 """Site → bits of a batch, shape (A, kernels); (A, 1) for a site with one bitwidth. Integers of any width: 8 bits hold them."""
@@ -42,7 +43,8 @@ class Site:
     Attributes:
         name: unique name ("layer1.0.conv1.weight").
         layer: name of the layer it belongs to.
-        role: "weight", or "activation" for the layer's input.
+        role: "weight", or "activation" for the layer's input; "overlay" and "pattern" are no tensors but say how a
+            weight is put together (:mod:`qsearch.overlay`), and their choices are no bits.
         choices: allowed bits, ascending and distinct, each within 0..32.
         kernels: 1 for one bitwidth per tensor, else the number of kernels with bits of their own.
         operand: which of the layer's inputs an activation is; 1 for the second operand of a matrix product.
@@ -125,7 +127,7 @@ class SearchSpace:
                     fix="fix all of them at the same bits, or leave one out of the tie",
                 )
         for name, bits in (self.fixed or {}).items():
-            fewest = 0 if self._by_name[name].role == "weight" else 1
+            fewest = 1 if self._by_name[name].role == "activation" else 0
             if not fewest <= bits <= FLOAT_BITS:
                 raise SpaceError(f"fixed bits of {name!r} must be within {fewest}..{FLOAT_BITS}", got=bits)
 
@@ -249,16 +251,20 @@ class SearchSpace:
         return True
 
     def uniform(self, bits: int) -> BitAssignment:
-        """Every free site at ``bits``, or at its nearest choice (the lower one on a tie)."""
+        """Every free site at ``bits``, or at its nearest choice (the lower one on a tie).
+
+        Weights that may be overlaid are as plain as their choices allow.
+        """
         x = np.empty(self.dimension, dtype=np.int64)
         for variable in self.variables:
-            distance = np.abs(np.asarray(variable.choices) - bits)
+            aim = _plain(self._by_name[variable.name].role, bits)
+            distance = np.abs(np.asarray(variable.choices) - aim)
             x[variable.slice] = int(np.argmin(distance))
         return self.decode(x)
 
     def reference(self, bits: int) -> BitAssignment:
-        """Every site at ``bits``, whatever the space allows: what relative budgets refer to."""
-        return BitAssignment({site.name: bits for site in self.sites})
+        """Every site at ``bits``, no weight overlaid, whatever the space allows: what relative budgets refer to."""
+        return BitAssignment({site.name: _plain(site.role, bits) for site in self.sites})
 
     @property
     def lowest(self) -> NDArray[np.int64]:
@@ -280,6 +286,11 @@ class SearchSpace:
             yield self.decode(np.asarray(x, dtype=np.int64))
 
 
+def _plain(role: Role, bits: int) -> int:
+    """What a site has in a network of plain weights at ``bits``."""
+    return {"overlay": ALL, "pattern": 0}.get(role, bits)
+
+
 def build_space(
     layers: Sequence[Layer],
     *,
@@ -288,6 +299,7 @@ def build_space(
     granularity: Granularity = "layer",
     ties: Iterable[Sequence[str]] = (),
     fixed: Mapping[str, int] | None = None,
+    overlay: Overlay | None = None,
 ) -> SearchSpace:
     """The space of a network: a weight site and an input-activation site per layer, two of the latter per matrix product.
 
@@ -297,10 +309,15 @@ def build_space(
         granularity: "kernel" gives each kernel of a weight its own bits.
         ties: groups of site names that must agree; a site that is fixed fixes those that it is tied with.
         fixed: site name, layer name, or one of "first", "last", "weights", "activations" → bits. A name that is
-            more specific wins: a site over a layer, a layer over a group.
+            more specific wins: a site over a layer, a layer over a group. An overlay's or a pattern's site is fixed by
+            its own name only; the former at P, or at ``ALL``, to keep every weight.
+        overlay: gives each layer two more sites, of role "overlay" and "pattern"; not one whose weight is fixed, which
+            stays plain. Its weight bits are then those of the kept weights.
 
     Raises:
-        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed``; tied sites that are fixed at different bits.
+        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed`` or in the layers of the overlay; tied sites that
+            are fixed at different bits; weights of fewer than 2 bits, or with bits per kernel, beside an overlay; an
+            overlay of no weight, or of one that is named and fixed.
     """
     weights, activations = tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits)))
     sites: list[Site] = []
@@ -312,15 +329,93 @@ def build_space(
             sites.append(Site(layer.weight_site, layer.name, "weight", weights, kernels))
         if layer.kind != "embedding":
             sites.append(Site(layer.activation_site, layer.name, "activation", activations))
-    tied, pins = tuple(map(tuple, ties)), _pins(sites, layers, dict(fixed or {}))
+    tied, given = tuple(map(tuple, ties)), dict(fixed or {})
+    extra = [site for layer in layers for site in _overlay_sites(layer, overlay)]
+    if overlay is not None:
+        given |= {site.name: ALL for site in extra if site.role == "overlay" and given.get(site.name) == overlay.period}
+    pins = _pins(sites, extra, layers, given)
     for tie in tied:
         if len(bits := {pins[name] for name in tie if name in pins}) == 1:
             pins.update(dict.fromkeys(tie, *bits))
+    if overlay is not None:
+        extra = [site for site in extra if f"{site.layer}.weight" not in pins]
+        _check_overlays(sites, extra, layers, overlay, pins)
+        sites = [site for own in sites for site in (own, *(also for also in extra if _beside(own, also)))]
     return SearchSpace(tuple(sites), tied, pins)
 
 
-def _pins(sites: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int]) -> dict[str, int]:
-    """Resolve the names allowed in ``fixed`` to site names, the least specific first."""
+def overlaid(layers: Sequence[Layer], space: SearchSpace, overlay: Overlay | None) -> tuple[Layer, ...]:
+    """The layers with the period of the overlay, where the space gives them a site for it."""
+    names = {site.layer for site in space.sites if site.role == "overlay"}
+    period = 0 if overlay is None else overlay.period
+    return tuple(replace(layer, overlay=period if layer.name in names else 0) for layer in layers)
+
+
+def _overlay_sites(layer: Layer, overlay: Overlay | None) -> list[Site]:
+    """The two sites of a layer's overlay; none of a matrix product, or of a layer that is not to be overlaid."""
+    if overlay is None or layer.kind == "matmul" or (overlay.layers is not None and layer.name not in overlay.layers):
+        return []
+    return [
+        Site(layer.overlay_site, layer.name, "overlay", overlay.kept_choices),
+        Site(layer.pattern_site, layer.name, "pattern", overlay.pattern_choices),
+    ]
+
+
+def _beside(own: Site, also: Site) -> bool:
+    """Whether a site of an overlay belongs to a weight."""
+    return own.role == "weight" and own.layer == also.layer
+
+
+def _check_overlays(
+    sites: Sequence[Site], extra: Sequence[Site], layers: Sequence[Layer], overlay: Overlay, pins: Mapping[str, int]
+) -> None:
+    """Raise unless there are weights to overlay, all of them can be, and what is named is there."""
+    _check_named(layers, overlay, pins)
+    there = {site.name: site.choices for site in (*sites, *extra)}
+    for name, value in pins.items():
+        if name not in there:
+            raise SpaceError(f"{name!r} belongs to a layer whose weight is fixed, and which stays plain", got=value)
+    for site in extra:
+        if site.name in pins and pins[site.name] not in site.choices:
+            allowed = [
+                overlay.period if choice == ALL and site.role == "overlay" else choice for choice in site.choices
+            ]
+            raise SpaceError(f"site {site.name!r} must be fixed at one of {allowed}", got=pins[site.name])
+    if not extra:
+        raise SpaceError(
+            "an overlay needs a weight to apply to", got="none that is not fixed", fix="or leave space.overlay out"
+        )
+    for site in sites:
+        one = site.kernels == 1
+        if any(_beside(site, also) for also in extra) and not (one and site.choices[0] >= FEWEST_BITS):
+            raise SpaceError(
+                f"a weight that may be overlaid needs one bitwidth per layer, of at least {FEWEST_BITS}",
+                got=f"{site.choices[0]} bits at {site.name!r}" if one else "granularity: kernel",
+                fix="fixed weights stay plain" if one else "take granularity: layer",
+            )
+
+
+def _check_named(layers: Sequence[Layer], overlay: Overlay, pins: Mapping[str, int]) -> None:
+    """Raise unless the layers that an overlay names are there, and have weights that are not fixed."""
+    by_name = {layer.name: layer for layer in layers}
+    weights = [name for name, layer in by_name.items() if layer.kind != "matmul"]
+    for name in overlay.layers or ():
+        if name not in by_name:
+            raise SpaceError(f"unknown layer {name!r} in the layers of the overlay", fix=nearest(name, weights))
+        if name not in weights:
+            raise SpaceError("layers of the overlay must have a weight", got=f"{name!r}, a product of two activations")
+        if (site := by_name[name].weight_site) in pins:
+            raise SpaceError(
+                f"layer {name!r} of the overlay must not have its weight fixed",
+                got=pins[site],
+                fix="fixed weights stay plain: leave it out of one of the two",
+            )
+
+
+def _pins(
+    sites: Sequence[Site], extra: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int]
+) -> dict[str, int]:
+    """Resolve the names allowed in ``fixed`` to site names, the least specific first; ``extra`` ones by name alone."""
     groups: dict[str, list[str]] = {
         "weights": [site.name for site in sites if site.role == "weight"],
         "activations": [site.name for site in sites if site.role == "activation"],
@@ -328,7 +423,7 @@ def _pins(sites: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int])
         "last": [site.name for site in sites if layers and site.layer == layers[-1].name],
     }
     by_layer = {layer.name: [site.name for site in sites if site.layer == layer.name] for layer in layers}
-    by_site = {site.name: [site.name] for site in sites}
+    by_site = {site.name: [site.name] for site in (*sites, *extra)}
     known = {**groups, **by_layer, **by_site}
     pins: dict[str, int] = {}
     for scope in (groups, by_layer, by_site):

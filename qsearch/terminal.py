@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from qsearch.config import CampaignConfig
+from qsearch.finetuned import Epoch, best_of
 from qsearch.oracle import CampaignOracle
 from qsearch.problem import minimised
 from qsearch.trial import Trial
@@ -88,3 +89,34 @@ def search_progress() -> Iterator[SearchProgress]:
     """Bars of campaigns."""
     with progress_bars("best") as bars:
         yield SearchProgress(bars)
+
+
+class EpochProgress:
+    """A bar for a training: epochs, loss, quality on validation data, the best so far; elsewhere a line per epoch.
+
+    Args:
+        metric: what the quality is called.
+        total: epochs.
+        speaks: whether there are lines where there is no terminal.
+    """
+
+    def __init__(self, bars: Progress, name: str, metric: str, total: int, speaks: bool) -> None:
+        self._bars, self._metric, self._total = bars, metric, total
+        self._speaks = speaks and not stderr.is_terminal
+        self._task = bars.add_task(name, total=total, note="no epoch yet")
+
+    def __call__(self, history: Sequence[Epoch]) -> None:
+        """Show the epochs so far, of which there is at least one."""
+        last, best = history[-1], best_of(history)
+        assert best is not None
+        note = f"loss {last.loss:.4g}, {self._metric} {last.metric:.4g}, best {best.metric:.4g} in epoch {best.number}"
+        self._bars.update(self._task, completed=last.number, note=note)
+        if self._speaks:
+            print(f"epoch {last.number}/{self._total}: {note}", flush=True)
+
+
+@contextmanager
+def epoch_progress(name: str, metric: str, total: int, speaks: bool) -> Iterator[EpochProgress]:
+    """The bar of a training; arguments as of :class:`EpochProgress`."""
+    with progress_bars("note") as bars:
+        yield EpochProgress(bars, name, metric, total, speaks)

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from qsearch.assignment import BitAssignment
 from qsearch.errors import EvaluationError
 
-TrialState = Literal["complete", "infeasible", "failed"]
+TrialState = Literal["complete", "infeasible", "failed", "pruned"]
+
+Report = tuple[float, float]
+"""Share of an evaluation's full effort that is spent, in (0, 1], and the quality's metric there."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Quality:
         standard_error: of ``metric``: s/√n with s the sample standard deviation of the scores.
         name: what the metric is called ("accuracy").
         outcomes: score of each sample in data order, shape (n,); None where the evaluator has none.
+        details: how it was found, for people and for replay: {"epochs": 3, "start": digest of an assignment}.
     """
 
     metric: float
@@ -34,6 +38,7 @@ class Quality:
     standard_error: float
     name: str = "accuracy"
     outcomes: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    details: Mapping[str, float | int | str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def from_outcomes(cls, outcomes: NDArray[np.float32], loss: float, name: str = "accuracy") -> Quality:
@@ -80,12 +85,14 @@ class Trial:
     Attributes:
         number: position in the ledger, from 0.
         assignment: what was tried.
-        state: "complete"; "infeasible" (a cost constraint is violated, quality not evaluated); "failed".
+        state: "complete"; "infeasible" (a cost constraint is violated, quality not evaluated); "failed"; "pruned"
+            (its evaluation was ended before its full effort, as hopeless).
         cost: from the cost model; None if that failed.
-        quality: None unless evaluated.
+        quality: None unless evaluated; of a pruned trial what it was when it ended, which is pessimistic.
         violations: constraint → signed violation as Optuna defines it: ≤ 0 is met.
-        reason: why a trial failed or is infeasible; empty otherwise.
+        reason: why a trial failed, was pruned or is infeasible; empty otherwise.
         seconds: campaign time this trial took, the searcher's thinking before it included.
+        reports: the metric as the effort grew, where the evaluation was watched; empty otherwise.
     """
 
     number: int
@@ -96,6 +103,7 @@ class Trial:
     violations: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     seconds: float = field(default=0.0, compare=False)
+    reports: tuple[Report, ...] = ()
 
     @property
     def feasible(self) -> bool:
@@ -104,8 +112,18 @@ class Trial:
 
     @property
     def evaluated(self) -> bool:
-        """An evaluation was spent on it."""
+        """An evaluation was spent on it, or a part of one."""
         return self.state == "failed" or self.quality is not None
+
+    @property
+    def effort(self) -> float:
+        """Share of an evaluation that was spent on it: 0 or 1 unless it was watched and ended early.
+
+        A failure counts up to its last report, as nobody knows how far it came after it; without any, as a whole.
+        """
+        if not self.evaluated:
+            return 0
+        return self.reports[-1][0] if self.reports and self.reports[-1][0] < 1 else 1
 
     def value(self, metric: str) -> float:
         """A metric by name, of quality or cost; NaN where it is not known."""

@@ -6,8 +6,7 @@ Ranges, corrections and probes use calibration data, :meth:`PostTraining.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,15 +16,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError, DataError, EvaluationError, QSearchError
+from qsearch.errors import ConfigError
 from qsearch.evaluate.data import Split, read
 from qsearch.evaluate.fingerprint import digest, sources
 from qsearch.evaluate.float_network import CalibratedFloatNetwork
+from qsearch.evaluate.lessons import lessons_of
+from qsearch.evaluate.scoring import Scoring
+from qsearch.evaluate.threads import threads
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
-from qsearch.quantize.modules import forward
+from qsearch.quantize.modules import Inputs, forward
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.registry import PluginOptions
+from qsearch.training.lessons import Lessons
 from qsearch.trial import Quality
 
 
@@ -36,6 +39,10 @@ class PostTraining:
         workload: the network and its data. Calibration and validation data are read at once, test data when asked for.
         layers: the layers of its network.
         options: see :class:`Options`.
+
+    Attributes:
+        network: the quantised network; evaluations let it take on their assignments.
+        scoring: what judges its outputs.
 
     Raises:
         DataError: a loader that is empty or malformed, or a network that does not fit its layers, or whose output is
@@ -61,21 +68,37 @@ class PostTraining:
 
     def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
         self._workload = workload
-        self._layers = tuple(layer.name for layer in layers)
+        self._layers = tuple(layers)
         self._options = options
         self._calibration = read(workload.calibration(), self._named("calibration"), options.calibration_samples)
         self._validation = read(workload.validation(), self._named("validation"), options.samples)
         self._test: Split | None = None
         batches = [batch.inputs for batch in self._calibration.batches(options.batch_size)]
-        with _threads(options.threads):
+        self.scoring = Scoring(workload, self._floating, options.batch_size)
+        with threads(options.threads):
             self.network = QuantizedNetwork(workload.model(), layers, batches, correction=options.correction)
             self._float_output = self.network.calibration_output()
-        self._check([], self._float_output, self._calibration)
+        self.scoring.check([], self._float_output, self._calibration)
 
     @property
     def validation(self) -> Split:
         """The samples that :meth:`evaluate` uses at full fidelity."""
         return self._validation
+
+    @property
+    def calibration(self) -> Split:
+        """The samples that ranges, corrections and probes use."""
+        return self._calibration
+
+    def held_out(self) -> Split:
+        """The whole test split, read when it is first asked for.
+
+        Raises:
+            DataError: the test loader is empty or malformed.
+        """
+        if self._test is None:
+            self._test = read(self._workload.test(), self._named("test"))
+        return self._test
 
     def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
         """Quality on validation data; nothing here is left to chance, so ``seed`` changes nothing.
@@ -100,9 +123,7 @@ class PostTraining:
             DataError: the test loader is empty or malformed; else as :meth:`evaluate`.
             EvaluationError: as :meth:`evaluate`.
         """
-        if self._test is None:
-            self._test = read(self._workload.test(), self._named("test"))
-        return self._quality(assignment, self._test)
+        return self._quality(assignment, self.held_out())
 
     def probe(self, assignment: BitAssignment) -> Probe:
         """Loss and divergence on calibration data.
@@ -113,12 +134,12 @@ class PostTraining:
         Raises:
             DataError, EvaluationError: as :meth:`evaluate`.
         """
-        with _threads(self._options.threads), torch.inference_mode():
+        with threads(self._options.threads), torch.inference_mode():
             self.network.apply(assignment)
             output = self.network.calibration_output()
-            loss = self._loss(output, self._calibration.targets)
+            loss = self.scoring.loss(output, self._calibration.targets)
             distance = divergence(self._float_output, output)
-        self._check([loss, distance], output, self._calibration)
+        self.scoring.check([loss, distance], output, self._calibration)
         return Probe(loss, distance, self.network.passes * len(self._calibration))
 
     def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
@@ -128,8 +149,16 @@ class PostTraining:
     def float_network(self) -> CalibratedFloatNetwork:
         """The float network with the calibration data, to differentiate; a copy."""
         return CalibratedFloatNetwork(
-            self._workload, self._layers, self.network, self._calibration, self._options.batch_size
+            self._workload,
+            tuple(layer.name for layer in self._layers),
+            self.network,
+            self._calibration,
+            self._options.batch_size,
         )
+
+    def lessons(self) -> Lessons:
+        """See :class:`qsearch.protocols.Teaching`."""
+        return lessons_of(self._workload, self._layers, self.network)
 
     def fingerprint(self) -> str | None:
         """See :class:`qsearch.protocols.Fingerprinted`.
@@ -142,13 +171,19 @@ class PostTraining:
         if code is None:
             return None
         with torch.inference_mode():
-            loss = self._loss(self._float_output, self._calibration.targets)
+            loss = self.scoring.loss(self._float_output, self._calibration.targets)
         inputs = self._calibration.inputs
         return digest(
             {**model.state_dict(), "targets": self._calibration.targets, "outputs": self._float_output}
             | {f"inputs {i}": part for i, part in enumerate(inputs if isinstance(inputs, tuple) else (inputs,))}
             | self._gradients(),
-            (self._layers, self._options.correction, self._options.batch_size, loss, code),
+            (
+                tuple((layer.name, layer.overlay) for layer in self._layers),
+                self._options.correction,
+                self._options.batch_size,
+                loss,
+                code,
+            ),
         )
 
     def _gradients(self) -> dict[str, object]:
@@ -157,7 +192,7 @@ class PostTraining:
         names, parameters = zip(*network.model.named_parameters(), strict=True)
         inputs, targets = next(network.batches())
         try:
-            with _threads(self._options.threads), torch.enable_grad():
+            with threads(self._options.threads), torch.enable_grad():
                 output = forward(network.model, inputs)
                 found = torch.autograd.grad(network.loss(output, targets), parameters, allow_unused=True)
         except Exception as error:  # whoever needs gradients will tell; here is only that there are none
@@ -165,77 +200,15 @@ class PostTraining:
         return {f"gradient of {name}": gradient for name, gradient in zip(names, found, strict=True)}
 
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
-        losses, scores = 0.0, list[Tensor]()
-        with _threads(self._options.threads), torch.inference_mode():
+        with threads(self._options.threads), torch.inference_mode():
             self.network.apply(assignment)
-            for batch in data.batches(self._options.batch_size):
-                output = self.network(batch.inputs)
-                loss = self._loss(output, batch.targets)
-                score = self._score(output, batch.targets)
-                self._check([loss, float(score.sum())], output, batch)
-                losses += loss * len(batch)
-                scores.append(score)
-        outcomes: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
-        return Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
+            return self.scoring.quality(self.network, data)
 
-    def _loss(self, output: Tensor, targets: Tensor) -> float:
-        with self._answering("loss", output, targets):
-            found = torch.as_tensor(self._workload.loss(output, targets))
-        if found.numel() != 1:
-            raise DataError(
-                f"the loss of workload {self._workload.name!r} must be one number, the mean over the batch",
-                got=f"shape {tuple(found.shape)}",
-                fix="average it",
-            )
-        return float(found)
-
-    def _score(self, output: Tensor, targets: Tensor) -> Tensor:
-        with self._answering("score", output, targets):
-            found = torch.as_tensor(self._workload.score(output, targets))
-        if found.shape != (len(targets),):
-            raise DataError(
-                f"the score of workload {self._workload.name!r} must be one number per sample, shape ({len(targets)},)",
-                got=f"shape {tuple(found.shape)}",
-                fix="leave the averaging to the evaluator, which needs each sample's outcome",
-            )
-        return found.float()
-
-    @contextmanager
-    def _answering(self, what: str, output: Tensor, targets: Tensor) -> Iterator[None]:
-        """Whatever a method of the workload raises becomes one line that says whose it is."""
-        try:
-            yield
-        except (QSearchError, OSError):
-            raise
-        except Exception as error:
-            raise DataError(
-                f"the {what} of workload {self._workload.name!r} must take outputs of shape {tuple(output.shape)} "
-                f"and targets of shape {tuple(targets.shape)}, and give numbers",
-                got=f"{type(error).__name__}: {error}"[:300],
-            ) from error
-
-    def _check(self, numbers: Sequence[float], output: Tensor, data: Split) -> None:
-        """Raise if a loss, a score or an output is not finite."""
-        bad = next((number for number in numbers if not np.isfinite(number)), None)
-        if bad is None and _finite(output):
-            return
-        with torch.inference_mode():
-            self.network.apply(BitAssignment({}))
-            sound = self._sound(self.network(data.inputs), data.targets)
-        whose = "the quantised network does, the float one does not" if sound else "the float network itself does"
-        raise EvaluationError(
-            "outputs, loss and scores of the network must be finite",
-            got=f"{'NaN' if bad is None or np.isnan(bad) else bad} ({whose})",
-            fix="raise the bits"
-            if sound
-            else f"check the weights, the data and the loss of workload {self._workload.name!r}",
-        )
-
-    def _sound(self, output: Tensor, targets: Tensor) -> bool:
-        """Whether outputs, their loss and their scores are finite."""
-        return (
-            _finite(output) and bool(np.isfinite(self._loss(output, targets))) and _finite(self._score(output, targets))
-        )
+    def _floating(self, inputs: Inputs) -> Tensor:
+        """Output of the float network."""
+        self.network.apply(BitAssignment({}))
+        output: Tensor = self.network(inputs)
+        return output
 
     def _named(self, split: str) -> str:
         return f"{split} loader of workload {self._workload.name!r}"
@@ -248,20 +221,3 @@ def divergence(floating: Tensor, quantized: Tensor) -> float:
     expected = functional.log_softmax(floating.double(), -1)
     found = functional.log_softmax(quantized.double(), -1)
     return float(functional.kl_div(found, expected, reduction="batchmean", log_target=True))
-
-
-def _finite(output: Tensor) -> bool:
-    return bool(torch.isfinite(output).all())
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use ``count`` processor threads inside, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count is not None:
-            torch.set_num_threads(before)

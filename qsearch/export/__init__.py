@@ -18,5 +18,8 @@ NETWORKS = {
 }
 """Format → module with its ``FORMATS``, loaded when a network is written in it: see :mod:`qsearch.export.formats`."""
 
+INTEGERS = frozenset({"onnx", "qonnx", "safetensors"})
+"""Those that store a weight of b bits as integers of b bits."""
+
 FORMATS = (*TEXTS, *NETWORKS)
 """Names of all formats."""

@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.errors import ConfigError
 from qsearch.evaluate.data import Split
 from qsearch.export.modules import QuantizedInput, StoredWeight, plain_forward, quantise_operands
 from qsearch.layers import Layer
+from qsearch.overlay import ALL
 from qsearch.quantize.activations import ActivationQuantizer
+from qsearch.quantize.grid import Grid, signed_grid
 from qsearch.quantize.modules import Inputs, head
-from qsearch.quantize.network import QuantizedNetwork
+from qsearch.quantize.network import QuantizedNetwork, input_sites
 
 
 @runtime_checkable
@@ -38,6 +41,20 @@ class Deployable(Protocol):
     @property
     def validation(self) -> Split:
         """The samples that it evaluates on."""
+        ...
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """An evaluator that trains a network for each assignment: that one is exported."""
+
+    @property
+    def validation(self) -> Split:
+        """The samples that it evaluates on."""
+        ...
+
+    def trained(self, assignment: BitAssignment, *, seed: int | None = None) -> QuantizedNetwork:
+        """The network that it judges, under the assignment."""
         ...
 
 
@@ -58,6 +75,22 @@ class IntegerWeight:
     codes: Tensor
     scales: Tensor
     values: Tensor
+
+    def check(self) -> None:
+        """Raise unless every code is an integer of its kernel's bits: formats of integers have no room for others.
+
+        Raises:
+            ConfigError: one is not, as the levels of some quantisers are odd multiples of half a step.
+        """
+        for b in map(int, np.unique(self.bits[self.bits < FLOAT_BITS])):
+            codes = self.codes[torch.from_numpy(np.flatnonzero(self.bits == b))]
+            grid = Grid(-1, 1) if b == 1 else Grid(0, 0) if b == 0 else signed_grid(b)
+            if bool((codes < grid.low).any() | (codes > grid.high).any()):
+                raise ConfigError(
+                    f"a file of integers needs codes of {b} bits within {grid.low}..{grid.high}",
+                    got=f"{int(codes.min())}..{int(codes.max())} in {self.site!r}, as some quantizers have other levels",
+                    fix="train with the quantizer 'lsq', or export as torch",
+                )
 
     @property
     def float_kernels(self) -> Tensor:
@@ -96,6 +129,15 @@ class Deployment:
     assignment: BitAssignment
     example: Inputs
     promised: float | None = None
+
+    def check(self) -> None:
+        """Raise unless all weights are integers of their bits.
+
+        Raises:
+            ConfigError: see :meth:`IntegerWeight.check`.
+        """
+        for stored in self.weights.values():
+            stored.check()
 
     def module(
         self,
@@ -138,9 +180,11 @@ def deploy(
 
     Raises:
         SpaceError: an assignment that does not fit the network.
+        ConfigError: one of weights that are overlaid.
         EvaluationError: the shift that it causes cannot be corrected.
     """
     network.apply(assignment)
+    _refuse_overlays(layers, assignment)
     assignment = BitAssignment({site: assignment.get(site, FLOAT_BITS) for site in network.sites})
     weights = {
         layer.weight_site: integer_weight(network, layer, assignment)
@@ -149,8 +193,9 @@ def deploy(
     }
     inputs = {
         site: network.activation_quantizer(site, assignment.highest(site))
-        for site in network.sites
-        if not network.is_weight(site) and assignment.highest(site) < FLOAT_BITS
+        for layer in layers
+        for site in input_sites(layer)
+        if assignment.highest(site) < FLOAT_BITS
     }
     return Deployment(_bare(network.model), weights, inputs, tuple(layers), assignment, _two_samples(example), promised)
 
@@ -172,6 +217,16 @@ def integer_weight(network: QuantizedNetwork, layer: Layer, assignment: BitAssig
             codes[rows], scales[rows] = table.codes[rows].to(codes.dtype), table.scales[rows]
             values[rows] = table.values[rows]
     return IntegerWeight(site, bits, codes, scales, values)
+
+
+def _refuse_overlays(layers: Sequence[Layer], assignment: BitAssignment) -> None:
+    found = [layer.name for layer in layers if layer.overlay and assignment.get(layer.overlay_site, ALL) != ALL]
+    if found:
+        raise ConfigError(
+            "weights that are exported must be plain, not a ternary part and a sparse one",
+            got=f"overlays at {', '.join(map(repr, found[:3]))}{', …' if len(found) > 3 else ''}",
+            fix="export as json or csv, or another trial",
+        )
 
 
 def _two_samples(example: Inputs) -> Inputs:

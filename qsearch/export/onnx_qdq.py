@@ -43,7 +43,7 @@ from qsearch.export.modules import EXACT_BITS
 from qsearch.export.onnx_graph import Nodes, draw
 from qsearch.export.signs import NEGATIVE, positive_scales
 from qsearch.quantize.activations import ActivationQuantizer
-from qsearch.quantize.grid import Grid
+from qsearch.quantize.grid import Grid, signed_grid, unsigned_grid
 from qsearch.quantize.modules import Inputs
 
 try:
@@ -192,7 +192,8 @@ def _in_integers(
     element = np.dtype(f"{'int' if grid.low else 'uint'}{width}")
     scale, zero = nodes.constant(f"{site}.scale", _scalar(quantizer.scale)), np.zeros((), element)
     parameters = [scale, nodes.constant(f"{site}.zero", zero)]
-    narrow, ends = quantizer.bits < width, np.asarray([grid.low, grid.high])
+    narrow = grid != (signed_grid if grid.low else unsigned_grid)(width)
+    ends = np.asarray([grid.low, grid.high])
     if narrow and width == 16:
         x = nodes.node(
             "Clip", [x, *_ends(nodes, site, ends.astype(np.float32) * _scalar(quantizer.scale))], f"{output}.clipped"

@@ -6,7 +6,7 @@ in the network                      in the graph, domain qonnx.custom_op.general
 weight                              Quant of ŵ with a scale per kernel, signed, not narrow, at the widest bits in it
 every kernel at 1 bit               BipolarQuant, likewise
 some kernels at 32 bits             ŵ as floats, without a Quant; so too where all kernels are pruned
-input                               Quant, signed or not; BipolarQuant for ±s
+input                               Quant, signed or not, narrow where its lowest code is unused; BipolarQuant for ±s
 ==================================  ===============================================================================
 
 The operator's definition allows a bitwidth per kernel, as a tensor; qonnx 1.0 has none of it: its execution asks
@@ -39,6 +39,7 @@ from qsearch.export.formats import Runtime
 from qsearch.export.onnx_graph import Nodes, draw
 from qsearch.export.signs import NEGATIVE, positive_scales
 from qsearch.quantize.activations import ActivationQuantizer
+from qsearch.quantize.grid import Grid, signed_grid
 from qsearch.quantize.modules import Inputs
 
 try:
@@ -130,7 +131,7 @@ class _QuantDialect:
         if two_levels:
             nodes.node("BipolarQuant", [x, scale], output, domain=QUANT)
         else:
-            _quant(nodes, output, x, scale, bits, output, signed=True)
+            _quant(nodes, output, x, scale, bits, output, grid=signed_grid(bits))
 
     def activation(self, nodes: Nodes, site: str, quantizer: ActivationQuantizer, x: str, output: str) -> None:
         """See :class:`qsearch.export.onnx_graph.Dialect`."""
@@ -138,13 +139,14 @@ class _QuantDialect:
         if quantizer.grid is None:
             nodes.node("BipolarQuant", [x, scale], output, domain=QUANT)
         else:
-            _quant(nodes, site, x, scale, quantizer.bits, output, signed=quantizer.grid.low < 0)
+            _quant(nodes, site, x, scale, quantizer.bits, output, grid=quantizer.grid)
 
 
-def _quant(nodes: Nodes, name: str, x: str, scale: str, bits: int, output: str, *, signed: bool) -> str:
+def _quant(nodes: Nodes, name: str, x: str, scale: str, bits: int, output: str, *, grid: Grid) -> str:
     zero = nodes.constant(f"{name}.zero", np.zeros((), np.float32))
     width = nodes.constant(f"{name}.bits", np.asarray(bits, np.float32))
-    settings = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+    narrow = grid.low == -grid.high  # the lowest code is left out
+    settings = {"signed": int(grid.low < 0), "narrow": int(narrow), "rounding_mode": "ROUND"}
     return nodes.node("Quant", [x, scale, zero, width], output, domain=QUANT, **settings)
 
 

@@ -33,7 +33,7 @@ To read a weight needs no qsearch::
 
 Scales of 16 bits are what the cost models promise by default. They are logarithms, spaced evenly between the least and the
 greatest of a weight: where those are a factor of 16 apart they are off by 4·10⁻⁵ at most, a sixth of float16's rounding.
-Where a batch norm follows it takes the difference out (see :mod:`qsearch.export.folding`): the floats in the file are
+Where a batch norm follows it takes the difference out (see :mod:`qsearch.quantize.folding`): the floats in the file are
 those of the network that it is. Where the network's predictions change even so, scales are stored in 32 bits.
 """
 
@@ -57,11 +57,11 @@ from qsearch import registry
 from qsearch.assignment import FLOAT_BITS
 from qsearch.export.bits import pack, signed, unpack
 from qsearch.export.deployment import Deployment, IntegerWeight, layer_of
-from qsearch.export.folding import absorb, norms_behind
 from qsearch.export.formats import Runtime, in_torch
 from qsearch.export.modules import QuantizedInput, quantise_operands
 from qsearch.protocols import CostModel
 from qsearch.quantize.activations import ActivationQuantizer
+from qsearch.quantize.folding import absorb, norms_behind
 from qsearch.quantize.grid import Grid
 
 VERSION = "1"

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qsearch.assignment import BitAssignment
-from qsearch.campaign import Setting, prepare
+from qsearch.campaign import prepare
 from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.data import Split
-from qsearch.export import NETWORKS
+from qsearch.export import INTEGERS, NETWORKS
 from qsearch.export.agreement import REQUIRED, Agreement, compare
 from qsearch.export.capture import sample_by_sample
-from qsearch.export.deployment import Deployable, Deployment, deploy
+from qsearch.export.deployment import Deployment, deploy
 from qsearch.export.formats import Format, Runtime, in_torch
 from qsearch.export.modules import in_double_precision
 from qsearch.export.rounding import DECIDED, Rounding
+from qsearch.export.sources import Source, evaluated
 from qsearch.quantize.modules import Inputs, forward
 from qsearch.run import Run
 from qsearch.trial import Trial
@@ -51,27 +51,35 @@ class Exported:
     agreement: Agreement
 
 
-def export_network(run: Run, trial: Trial, name: str, output: Path | None) -> Exported:
+def export_network(
+    run: Run, trial: Trial, name: str, output: Path | None, source: Source = evaluated, folder: Path | None = None
+) -> Exported:
     """Write the network of a trial, load it with its own runtime, and compare.
 
     Args:
         name: a key of :data:`qsearch.export.NETWORKS`.
-        output: the file; ``RUN/export/trial-N`` with the format's suffix if None.
+        output: the file; ``trial-N`` with the format's suffix, in the folder, if None.
+        source: where the network comes from.
+        folder: ``RUN/export`` if None.
 
     Raises:
-        ConfigError: a place that takes no file, an evaluator without a network to export, or an operator that the format
+        ConfigError: a place that takes no file, a network that is not there, or an operator or codes that the format
             has not.
         EvaluationError: the file does not agree; none is left behind.
     """
     formats: tuple[Format, ...] = import_module(NETWORKS[name]).FORMATS
     file = f"trial-{trial.number}{formats[0].suffix}"
-    path = output or run.folder / "export" / file
+    path = output or (folder or run.folder / "export") / file
     check_place(path, file, make_folder=output is None)
     setting = prepare(run.config)
-    deployment, data = deployable(setting, trial.assignment, promised_bytes(trial))
-    assert isinstance(setting.evaluator, Deployable)
-    expected = outputs(setting.evaluator.network, data)
-    return write_agreeing(formats, deployment, data, expected, path)
+    judged = source(setting, run, trial)
+    deployment = deploy(
+        judged.network, setting.problem.layers, trial.assignment, judged.data.inputs, promised_bytes(trial)
+    )
+    if name in INTEGERS:
+        deployment.check()
+    expected = outputs(judged.network, judged.data)
+    return write_agreeing(formats, deployment, judged.data, expected, path)
 
 
 def check_place(path: Path, name: str, *, make_folder: bool = False) -> None:
@@ -117,26 +125,6 @@ def promised_bytes(trial: Trial) -> float | None:
 def _workspace(path: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder beside a file to be, from which it can be moved to its place at once."""
     return tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent)
-
-
-def deployable(setting: Setting, assignment: BitAssignment, promised: float | None = None) -> tuple[Deployment, Split]:
-    """The deployment of an assignment, and the samples that it was evaluated on.
-
-    Args:
-        promised: see :class:`qsearch.export.deployment.Deployment`.
-
-    Raises:
-        ConfigError: the campaign's evaluator has no network to export.
-    """
-    evaluator = setting.evaluator
-    if not isinstance(evaluator, Deployable):
-        raise ConfigError(
-            "an evaluator whose network is exported must have a network and validation data",
-            got=type(evaluator).__name__,
-            fix="the evaluator 'ptq' has them; json and csv need neither",
-        )
-    data = evaluator.validation
-    return deploy(evaluator.network, setting.problem.layers, assignment, data.inputs, promised), data
 
 
 def write_agreeing(

@@ -89,6 +89,10 @@ class ActivationRange:
             self._found[bits] = self._search(bits, carried)
         return self._found[bits]
 
+    def adopt(self, quantizer: ActivationQuantizer) -> None:
+        """Take this as the quantiser of its bitwidth, as training has settled it, in place of what a search would find."""
+        self._found[quantizer.bits] = quantizer
+
     def _search(self, bits: int, carried: Tensor | None) -> ActivationQuantizer:
         values = self._sample()
         grid = unsigned_grid(bits) if self.unsigned else signed_grid(bits)

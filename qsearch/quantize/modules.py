@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from qsearch.quantize.products import MatrixProduct
@@ -25,6 +26,11 @@ LAYERS = (*QUANTISABLE, MatrixProduct)
 def forward(model: nn.Module, inputs: Inputs) -> Any:
     """Call ``model`` with one tensor, or with a tuple of positional ones: with copies, as a network may write into them."""
     return model(*(part.clone() for part in inputs)) if isinstance(inputs, tuple) else model(inputs.clone())
+
+
+def moved(inputs: Inputs, device: torch.device) -> Inputs:
+    """The inputs on a device."""
+    return tuple(part.to(device) for part in inputs) if isinstance(inputs, tuple) else inputs.to(device)
 
 
 def given(args: tuple[Any, ...], kwargs: Mapping[str, Any], operand: int = 0) -> Tensor:

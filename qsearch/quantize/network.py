@@ -8,6 +8,7 @@ a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantise
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
 from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
+from qsearch.overlay import ALL
 from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
 from qsearch.quantize.correction import ShiftCorrection
 from qsearch.quantize.modules import QUANTISABLE, Inputs, forward, given
+from qsearch.quantize.overlay import OverlaidWeight, OverlayTable
 from qsearch.quantize.unfolding import close, unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
 
@@ -30,6 +33,24 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]
 """Runs before a module, and may replace its arguments."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What training has found, in place of what the network has and calibration would find.
+
+    Attributes:
+        state: parameters and buffers of the unfolded network, those of its layers in float, by their names there; those
+            that it does not name are the network's.
+        weights: weight site → the weight at the bitwidths of its kernels.
+        inputs: input site → its quantiser.
+        overlays: weight site → the weight under its overlay, of those that have one.
+    """
+
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Sequence[QuantizedWeight]] = field(default_factory=dict)
+    inputs: Mapping[str, ActivationQuantizer] = field(default_factory=dict)
+    overlays: Mapping[str, OverlaidWeight] = field(default_factory=dict)
 
 
 class QuantizedNetwork:
@@ -42,38 +63,57 @@ class QuantizedNetwork:
     Args:
         model: the float network.
         layers: its layers, as traced; each has a weight site and, but for embeddings, an input site. A matrix product has
-            two input sites.
+            two input sites; a layer with the period of an overlay the two sites of :mod:`qsearch.overlay`.
         calibration: batches of inputs. All of them set the activation ranges; together, as one batch, they correct
             the shift.
         correction: take out the shift that quantisation causes, after every new assignment.
+        settled: parameters and grids that are not the network's and calibration's.
 
     Raises:
         DataError: no calibration data, a network that cannot be copied or whose output is not one tensor with a row
             per sample, or differs from one run to the next, a layer that it does not have, one that runs and is not
-            among ``layers``, numbers that are not finite.
+            among ``layers``, numbers that are not finite, a name in ``settled`` that is none of the network's.
     """
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], calibration: Sequence[Inputs], *, correction: bool = True
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        calibration: Sequence[Inputs],
+        *,
+        correction: bool = True,
+        settled: Settled | None = None,
     ) -> None:
         if not calibration:
             raise DataError("calibration needs at least one batch", got="none")
         self.model = unfold(model, calibration[0]).network
         self._calibration = tuple(calibration)
-        self._modules = _own_modules(self.model, layers)
+        self._modules = own_modules(self.model, layers)
+        if settled is not None:
+            self._load(settled.state)
         self._weights = {
             layer.weight_site: WeightTable(layer.weight_site, _weight(self._modules[layer.name]))
             for layer in layers
             if layer.kind != "matmul"
         }
-        self._inputs = {site: place for layer in layers for site, place in _inputs(layer).items()}
+        self._overlays = {
+            layer.weight_site: OverlayTable(self._weights[layer.weight_site], layer.overlay)
+            for layer in layers
+            if layer.overlay
+        }
+        self._beside = {
+            layer.weight_site: (layer.overlay_site, layer.pattern_site) for layer in layers if layer.overlay
+        }
+        self._inputs = {site: place for layer in layers for site, place in input_sites(layer).items()}
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
-        self._bits: dict[str, Bits] = dict.fromkeys([*self._weights, *self._ranges], FLOAT_BITS)
+        extra = [site for sites in self._beside.values() for site in sites]
+        self._bits: dict[str, Bits] = dict.fromkeys([*self._weights, *self._ranges, *extra], FLOAT_BITS)
         self._refuse_others()
         self._calibrate()
+        self._adopt(settled or Settled())
         self._correction = ShiftCorrection(self.model, self._modules, self._calibration) if correction else None
         self._settled = True
         self._output: Tensor | None = None
@@ -86,7 +126,7 @@ class QuantizedNetwork:
         return tuple(self._bits)
 
     def apply(self, assignment: BitAssignment) -> None:
-        """Take on an assignment; sites that it does not name are float.
+        """Take on an assignment; sites that it does not name are float, weights whose overlay it does not name plain.
 
         Raises:
             SpaceError: a site that the network does not have, or bits that it cannot take.
@@ -96,13 +136,17 @@ class QuantizedNetwork:
             if site not in self._bits:
                 raise SpaceError(f"the network has no site {site!r}", fix=nearest(site, self._bits))
         wanted = {site: assignment.get(site, FLOAT_BITS) for site in self._bits}
-        changed = [site for site in wanted if wanted[site] != self._bits[site]]
+        for overlay, pattern in self._beside.values():
+            if wanted[overlay] == ALL:
+                wanted[pattern] = FLOAT_BITS  # it has no meaning there
+        parts = {site: (site, *self._beside.get(site, ())) for site in (*self._weights, *self._ranges)}
+        changed = [site for site, named in parts.items() if any(wanted[part] != self._bits[part] for part in named)]
         if not changed and self._settled:
             return
         self._settled, self._output = False, None
         for site in changed:
-            self._set(site, wanted[site])
-            self._bits[site] = wanted[site]
+            self._set(site, wanted)
+            self._bits.update({part: wanted[part] for part in parts[site]})
         self._correct()
         self._settled = True
 
@@ -131,6 +175,11 @@ class QuantizedNetwork:
         """Codes, scales and values of a weight at one bitwidth, 0..31."""
         return self._table(site).quantized(bits)
 
+    def overlaid_weight(self, site: str, bits: int, kept: int, pattern: int) -> OverlaidWeight:
+        """Codes, scales, mask and values of a weight under an overlay; see :meth:`OverlayTable.overlaid`."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._overlay(site).overlaid(bits, kept, pattern)
+
     def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
         """Squared error of each kernel of a weight at one bitwidth, shape (K,)."""
         with torch.inference_mode(False), torch.no_grad():
@@ -138,6 +187,8 @@ class QuantizedNetwork:
 
     def activation_quantizer(self, site: str, bits: int) -> ActivationQuantizer:
         """Scale and grid of an input activation at one bitwidth, 1..31; of either input of a matrix product."""
+        if site not in self._ranges:
+            raise SpaceError(f"the network has no input site {site!r}", fix=nearest(site, self._ranges))
         return self._ranges[site].quantizer(bits)
 
     def is_weight(self, site: str) -> bool:
@@ -149,14 +200,18 @@ class QuantizedNetwork:
             raise SpaceError(f"the network has no weight site {site!r}", fix=nearest(site, self._weights))
         return self._weights[site]
 
+    def _overlay(self, site: str) -> OverlayTable:
+        if site not in self._overlays:
+            raise SpaceError(f"the network has no overlay at {site!r}", fix=nearest(site, self._overlays))
+        return self._overlays[site]
+
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _set(self, site: str, bits: Bits) -> None:
+    def _set(self, site: str, wanted: Mapping[str, Bits]) -> None:
         """Give one site its bits."""
+        bits = wanted[site]
         if site in self._weights:
-            table = self._weights[site]
-            chosen = bits if isinstance(bits, int) else BitAssignment({site: bits}).vector(site, table.kernels)
-            weight, values = _weight(self._modules[site.removesuffix(".weight")]), table.values(chosen)
+            weight, values = _weight(self._modules[site.removesuffix(".weight")]), self._values(site, wanted)
             if values.stride() != weight.stride():  # functional calls with the weight know it by its layout
                 values = torch.empty_like(weight).copy_(values)
             weight.data = values
@@ -166,6 +221,29 @@ class QuantizedNetwork:
             self._quantizers.pop(site, None)
         else:
             self._quantizers[site] = self._ranges[site].quantizer(bits)
+
+    def _values(self, site: str, wanted: Mapping[str, Bits]) -> Tensor:
+        """A weight as an assignment asks for it."""
+        table, bits = self._weights[site], wanted[site]
+        overlay = [wanted[name] for name in self._beside.get(site, ())]
+        if not overlay or overlay[0] == ALL:
+            return table.values(
+                bits if isinstance(bits, int) else BitAssignment({site: bits}).vector(site, table.kernels)
+            )
+        kept, pattern = overlay
+        if not (isinstance(bits, int) and isinstance(kept, int) and isinstance(pattern, int)):
+            raise SpaceError(
+                f"an overlaid weight takes one bitwidth, and one overlay, at {site!r}", got=(bits, *overlay)
+            )
+        return self._overlays[site].overlaid(bits, kept, pattern).values
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        """Take on the tensors that a state names."""
+        known = self.model.state_dict()
+        for name in state:
+            if name not in known:
+                raise DataError(f"the network has no parameter or buffer {name!r}", fix=nearest(name, known))
+        self.model.load_state_dict(state, strict=False)
 
     def _correct(self) -> None:
         if self._correction is None:
@@ -195,6 +273,15 @@ class QuantizedNetwork:
             for handle in handles:
                 handle.remove()
         _check_repeats(self.model, outputs[0], forward(self.model, self._calibration[0]))
+
+    def _adopt(self, settled: Settled) -> None:
+        for site, found in settled.weights.items():
+            for quantized in found:
+                self._table(site).adopt(quantized)
+        for site, quantizer in settled.inputs.items():
+            self._ranges[site].adopt(quantizer)
+        for site, overlaid in settled.overlays.items():
+            self._overlay(site).adopt(overlaid)
 
     def _quantise_input(self, site: str, operand: int) -> Hook:
         def quantise(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -249,7 +336,7 @@ def _observe(seen: ActivationRange, operand: int) -> Hook:
     return observe
 
 
-def _inputs(layer: Layer) -> dict[str, tuple[str, int]]:
+def input_sites(layer: Layer) -> dict[str, tuple[str, int]]:
     """Sites of a layer's inputs → its name, and which of its inputs each is."""
     if layer.kind == "embedding":
         return {}
@@ -257,7 +344,7 @@ def _inputs(layer: Layer) -> dict[str, tuple[str, int]]:
     return first | {layer.weight_site: (layer.name, 1)} if layer.kind == "matmul" else first
 
 
-def _own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Module]:
+def own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Module]:
     """The modules of the layers, each with a weight of its own."""
     modules = dict(model.named_modules())
     for layer in layers:

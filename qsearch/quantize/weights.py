@@ -97,6 +97,10 @@ class WeightTable:
             self._found[bits] = encode(self.weight, bits, self._scales[bits - 1] if bits else None)
         return self._found[bits]
 
+    def adopt(self, quantized: QuantizedWeight) -> None:
+        """Take this as the weight at its bitwidth, as training has settled it, in place of what a search would find."""
+        self._found[quantized.bits] = quantized
+
     def values(self, bits: int | BitArray) -> Tensor:
         """ŵ for one bitwidth, or for bitwidths of shape (K,): rows gathered from the tables.
 

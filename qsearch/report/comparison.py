@@ -23,7 +23,7 @@ _LABEL_LENGTH = 44
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one searcher with the same options, by seed."""
+    """Runs of one searcher with the same options, and the same pruner, by seed."""
 
     label: str
     searcher: Mapping[str, Any]
@@ -46,6 +46,7 @@ class ComparisonRow:
         seeds: of its runs.
         feasible_runs: runs that found anything within the limits; the numbers below are theirs.
         evaluations, seconds, sensitivity_samples: spent, mean over runs.
+        pruned: evaluations that were ended early, mean over runs.
         objective: best feasible first objective on validation data, interval over runs.
         metric, direction: of that objective.
         percent: whether ``objective`` is a share of correct samples, from 0 to 1.
@@ -65,6 +66,7 @@ class ComparisonRow:
     seeds: tuple[int, ...]
     feasible_runs: int
     evaluations: float
+    pruned: float
     seconds: float
     sensitivity_samples: float
     objective: Interval | None
@@ -105,7 +107,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[ComparisonRow]:
 
 
 def grouped(runs: Sequence[Run]) -> list[Group]:
-    """Runs by searcher and options, in the order in which they first come; seeds ascending.
+    """Runs by searcher, pruner and options, in the order in which they first come; seeds ascending.
 
     Raises:
         ConfigError: as :func:`comparison_rows`.
@@ -113,12 +115,13 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     check_same_problem(runs)
     found: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(json.dumps(run.config.searcher.model_dump(mode="json"), sort_keys=True), []).append(run)
+        ways = [plugin.model_dump(mode="json") for plugin in (run.config.searcher, run.config.pruner)]
+        found.setdefault(json.dumps(ways, sort_keys=True), []).append(run)
     groups = []
     for members in found.values():
         searcher = members[0].config.searcher.model_dump(mode="json")
         ordered = tuple(sorted(members, key=lambda run: (run.config.seed, run.config.name)))
-        groups.append(Group(_label(searcher), searcher, ordered))
+        groups.append(Group(_label(searcher, members[0].config.pruner.model_dump(mode="json")), searcher, ordered))
     return groups
 
 
@@ -166,8 +169,10 @@ def _limits(run: Run) -> list[float]:
     return [bound.limit for bound in run.info.bounds]
 
 
-def _label(searcher: Mapping[str, Any]) -> str:
+def _label(searcher: Mapping[str, Any], pruner: Mapping[str, Any]) -> str:
     text = wording.plugin(searcher)
+    if pruner["name"] != "none":
+        text += f" + {wording.plugin(pruner)}"
     return text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 1]}…"
 
 
@@ -189,6 +194,7 @@ def _row(group: Group, hypervolume: Interval | None) -> ComparisonRow:
         seeds=tuple(run.config.seed for run in group.runs),
         feasible_runs=len(found),
         evaluations=float(np.mean([facts.spent_evaluations(run) for run in group.runs])),
+        pruned=float(np.mean([len(facts.pruned(run)) for run in group.runs])),
         seconds=float(np.mean([run.info.seconds for run in group.runs])),
         sensitivity_samples=float(np.mean([run.info.sensitivity_samples for run in group.runs])),
         objective=mean_interval([best.value(objective.metric) for _, best in found]) if found else None,

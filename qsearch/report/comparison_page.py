@@ -86,7 +86,7 @@ def _cells(row: ComparisonRow, costs: Sequence[str]) -> tuple[str, ...]:
         "–" if row.test_difference is None else lines(wording.difference(row.test_difference, row.test_percent)),
         *(lines(cost_text(row, metric)) for metric in costs),
         lines(hypervolume_text(row)),
-        f"{row.evaluations:,.0f}",
+        wording.number(row.evaluations),
         wording.times(row.seconds),
         f"{row.sensitivity_samples:,.0f}",
     )
@@ -112,6 +112,10 @@ def _warnings(rows: Sequence[ComparisonRow], groups: Sequence[Group]) -> list[Bl
         shown = ", ".join(sorted(_budget(*budget) for budget in budgets))
         notes.append(
             f"The runs had different budgets ({shown}): compare the curves at equal evaluations, not the table."
+        )
+    if any(row.pruned for row in rows):
+        notes.append(
+            "Pruned evaluations were ended early; each counts as the share of an evaluation that was spent on it."
         )
     if any(run.info.status == "running" for group in groups for run in group.runs):
         notes.append("Some runs have not ended; their numbers may still change.")
@@ -210,7 +214,8 @@ def _runs(groups: Sequence[Group]) -> Section:
                     str(run.config.seed),
                     value,
                     "–" if result is None else wording.quality_range(result.found_interval, shown),
-                    f"{facts.spent_evaluations(run):,}",
+                    wording.number(facts.spent_evaluations(run)),
+                    f"{len(facts.pruned(run)):,}",
                     f"{sum(trial.state == 'failed' for trial in run.trials):,}",
                     wording.times(run.info.seconds),
                 )
@@ -222,6 +227,7 @@ def _runs(groups: Sequence[Group]) -> Section:
         f"best {groups[0].runs[0].objectives[0].metric}",
         "test",
         "evaluations",
+        "pruned",
         "failed",
         "time",
     )

@@ -3,7 +3,7 @@
 Notation
 
 =====  ====================================================================================
-k      evaluations spent, 1..K; proposals that cost no evaluation do not count
+k      evaluations spent, 1..K; proposals that cost no evaluation do not count, pruned ones by the effort spent on them
 r      reference point: the worst of each objective over all trials compared, and a tenth of the range beyond it
 u      ideal point: the best of each objective over all trials compared
 =====  ====================================================================================
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qsearch.oracle import ROUNDING
 from qsearch.pareto import Points, hypervolume, non_dominated
 from qsearch.problem import Objective, minimised
 from qsearch.report.statistics import Interval, mean_interval
@@ -97,17 +98,37 @@ def plane_front(trials: Sequence[Trial], plane: Plane) -> list[Trial]:
     return list(seen.values())
 
 
+def spending(run: Run) -> list[tuple[float, Trial]]:
+    """Evaluated trials in order, each behind the evaluations that were spent by its end."""
+    found: list[tuple[float, Trial]] = []
+    spent = 0.0
+    for trial in run.trials:
+        if trial.evaluated:
+            spent += trial.effort
+            found.append((spent, trial))
+    return found
+
+
+def _by_evaluation(run: Run) -> list[list[Trial]]:
+    """The trials that ended within each evaluation: just one, unless some were pruned."""
+    found: list[list[Trial]] = []
+    for spent, trial in spending(run):
+        while not found or len(found) < spent - ROUNDING:
+            found.append([])
+        found[-1].append(trial)
+    return found
+
+
 def best_so_far(run: Run) -> list[float | None]:
     """Best feasible first objective after each evaluation, in its own sign; None before the first feasible."""
     first = run.objectives[0]
     curve: list[float | None] = []
     best: float | None = None
-    for trial in run.trials:
-        if not trial.evaluated:
-            continue
-        value = trial.value(first.metric)
-        if trial.feasible and np.isfinite(value) and (best is None or first.sign * value < first.sign * best):
-            best = value
+    for ended in _by_evaluation(run):
+        for trial in ended:
+            value = trial.value(first.metric)
+            if trial.feasible and np.isfinite(value) and (best is None or first.sign * value < first.sign * best):
+                best = value
         curve.append(best)
     return curve
 
@@ -128,14 +149,12 @@ def hypervolume_curve(run: Run, plane: Plane, box: Box) -> list[float | None]:
     curve: list[float | None] = []
     front = np.empty((0, len(plane.objectives)))
     share = 0.0
-    for trial in run.trials:
-        if not trial.evaluated:
-            continue
-        point = points([trial], plane)
-        if len(point) and not np.any(np.all(front <= point, axis=1)):
-            front = np.concatenate([front, point])
-            front = front[non_dominated(front)]
-            share = hypervolume(front, box.reference) / box.volume
+    for ended in _by_evaluation(run):
+        for point in points(ended, plane)[:, None]:
+            if not np.any(np.all(front <= point, axis=1)):
+                front = np.concatenate([front, point])
+                front = front[non_dominated(front)]
+                share = hypervolume(front, box.reference) / box.volume
         curve.append(share)
     return curve
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from qsearch.assignment import BitAssignment
 from qsearch.layers import Layer
+from qsearch.overlay import ALL, stored_bits
 from qsearch.problem import Bound
 from qsearch.report import wording
 from qsearch.report.statistics import Interval, is_share, paired_difference, quality_interval
@@ -69,10 +70,26 @@ def percent(run: Run, metric: str | None = None) -> bool:
 def mean_bits(
     layers: Sequence[Layer], assignment: BitAssignment, role: Literal["weight", "activation"]
 ) -> float | None:
-    """Mean bits over all weights (by number of parameters) or activations (by number of elements)."""
-    tensors = [tensor for layer in layers for tensor in _tensors(layer, role) if tensor[0] in assignment]
-    values = [assignment.mean_bits(site) for site, _ in tensors]
-    return float(np.average(values, weights=[size for _, size in tensors])) if values else None
+    """Mean bits over all weights (by number of parameters) or activations (by number of elements).
+
+    An overlaid weight counts with the bits that it takes in storage, index included.
+    """
+    tensors = [(layer, *tensor) for layer in layers for tensor in _tensors(layer, role) if tensor[0] in assignment]
+    values = [_mean_bits(layer, site, assignment) for layer, site, _ in tensors]
+    return float(np.average(values, weights=[size for *_, size in tensors])) if values else None
+
+
+def _mean_bits(layer: Layer, site: str, assignment: BitAssignment) -> float:
+    found, bits = overlay_of(layer, assignment), assignment.mean_bits(site)
+    if found is None or site != layer.weight_site:
+        return bits
+    return stored_bits(layer.kernels, layer.kernel_params, layer.overlay, *found, bits)
+
+
+def overlay_of(layer: Layer, assignment: BitAssignment) -> tuple[int, int] | None:
+    """Weights kept of each period, and the pattern, of a layer whose weight is overlaid; None where it is plain."""
+    kept = assignment.highest(layer.overlay_site)
+    return None if kept == ALL else (kept, assignment.highest(layer.pattern_site))
 
 
 def sites_of(layer: Layer, role: Literal["weight", "activation"]) -> tuple[str, ...]:
@@ -90,16 +107,19 @@ def _tensors(layer: Layer, role: Literal["weight", "activation"]) -> list[tuple[
 
 def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:
     """The bitwidth that every searched site has, if they all agree."""
-    found = {assignment[name] for name in run.info.variables if name in assignment}
+    if any(overlay_of(layer, assignment) is not None for layer in run.info.layers):
+        return None
+    beside = {name for layer in run.info.layers for name in (layer.overlay_site, layer.pattern_site)}
+    found = {assignment[name] for name in run.info.variables if name in assignment and name not in beside}
     bits = next(iter(found)) if len(found) == 1 else None
     return bits if isinstance(bits, int) else None
 
 
 def uniform_trials(run: Run) -> dict[int, Trial]:
-    """Evaluated trials of one bitwidth everywhere: bits → trial."""
+    """Trials of one bitwidth everywhere whose evaluation came to its end: bits → trial."""
     found: dict[int, Trial] = {}
     for trial in run.trials:
-        if trial.quality is not None and (bits := uniform_bits(run, trial.assignment)) is not None:
+        if trial.state == "complete" and (bits := uniform_bits(run, trial.assignment)) is not None:
             found.setdefault(bits, trial)
     return dict(sorted(found.items()))
 
@@ -159,7 +179,11 @@ def tested(run: Run) -> TestResult | None:
 def nearest(run: Run) -> Trial | None:
     """The trial that misses the limits by least; None if nothing is known of any."""
     known = [trial for trial in run.trials if trial.state != "failed" and trial.violations]
-    return min(known, key=lambda trial: (max(trial.violations.values()), trial.number), default=None)
+
+    def miss(trial: Trial) -> tuple[bool, float, int]:
+        return trial.state == "pruned", max(trial.violations.values()), trial.number  # one that came to its end, if any
+
+    return min(known, key=miss, default=None)
 
 
 def failure_reasons(run: Run) -> list[tuple[str, int]]:
@@ -167,9 +191,14 @@ def failure_reasons(run: Run) -> list[tuple[str, int]]:
     return Counter(trial.reason or "no reason given" for trial in run.trials if trial.state == "failed").most_common()
 
 
-def spent_evaluations(run: Run) -> int:
-    """Evaluations in the ledger."""
-    return sum(trial.evaluated for trial in run.trials)
+def spent_evaluations(run: Run) -> float:
+    """Evaluations in the ledger; of pruned ones the share that was spent."""
+    return sum(trial.effort for trial in run.trials)
+
+
+def pruned(run: Run) -> list[Trial]:
+    """Trials whose evaluation was ended early."""
+    return [trial for trial in run.trials if trial.state == "pruned"]
 
 
 def headline(run: Run) -> str:

@@ -16,7 +16,7 @@ from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.layers import Layer
 from qsearch.problem import Objective
 from qsearch.report import facts, style, wording
-from qsearch.report.curves import Plane, as_array, best_so_far, plane_front, quality_objective
+from qsearch.report.curves import Plane, as_array, best_so_far, plane_front, quality_objective, spending
 from qsearch.report.quality_axis import QualityAxis
 from qsearch.report.style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PAGE, VERMILION, styled
 from qsearch.run import Run
@@ -44,7 +44,13 @@ def pareto(run: Run, metric: str) -> Figure:
     view = QualityAxis(run, objective, front or run.trials)
     figure, (axes,) = style.new_figure(3.9)
     for trials, colour, marker, label in (
-        ([trial for trial in evaluated if not trial.feasible], VERMILION, "x", "over a limit"),
+        ([trial for trial in evaluated if trial.state == "pruned"], ORANGE, "+", "pruned"),
+        (
+            [trial for trial in evaluated if trial.state == "complete" and not trial.feasible],
+            VERMILION,
+            "x",
+            "over a limit",
+        ),
         ([trial for trial in evaluated if trial.feasible], GREY, "o", "tried"),
     ):
         x = np.asarray([trial.value(metric) / factor for trial in trials])
@@ -174,16 +180,20 @@ def legend(axes: Axes, columns: int = 3) -> None:
 def progress(run: Run) -> Figure:
     """The best so far, and every evaluation, against evaluations spent."""
     objective = run.objectives[0]
-    spent = [trial for trial in run.trials if trial.evaluated]
+    spent = spending(run)
     all_shown = run.best is None or objective.metric in run.info.units
-    view = QualityAxis(run, objective, spent if all_shown else run.front[:1])
+    view = QualityAxis(run, objective, [trial for _, trial in spent] if all_shown else run.front[:1])
     curve = view.scale * as_array(best_so_far(run))
     known = curve[np.isfinite(curve)]
     if known.size:
         view.reach(known[min(known.size - 1, max(1, known.size // 10)) :])
     figure, (axes,) = style.new_figure(3.2)
-    for feasible, colour, marker, label in ((False, VERMILION, "x", "over a limit"), (True, GREY, "o", "tried")):
-        chosen = [(k, trial) for k, trial in enumerate(spent, 1) if trial.feasible == feasible and trial.quality]
+    for state, feasible, colour, marker, label in (
+        ("pruned", False, ORANGE, "+", "pruned"),
+        ("complete", False, VERMILION, "x", "over a limit"),
+        ("complete", True, GREY, "o", "tried"),
+    ):
+        chosen = [(k, trial) for k, trial in spent if (trial.state, trial.feasible) == (state, feasible)]
         values = np.asarray([(k, trial.value(objective.metric)) for k, trial in chosen]).reshape(-1, 2)
         values = values[np.isfinite(values).all(axis=1)]
         _cloud(axes, values[:, 0], view.scale * values[:, 1], view, colour, marker, label)
@@ -196,7 +206,7 @@ def progress(run: Run) -> Figure:
     if not view.percent and objective.metric in run.info.units:
         _cost_axis(axes, run, objective.metric)
     axes.set_xlabel("evaluations")
-    axes.set_xlim(0, max(len(spent), 1) * 1.02)
+    axes.set_xlim(0, max(len(curve), 1) * 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(axes)
     return figure

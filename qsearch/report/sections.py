@@ -9,8 +9,10 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 from qsearch.assignment import BitAssignment
+from qsearch.config import PluginConfig
 from qsearch.layers import Layer
-from qsearch.report import certification, facts, plots, remeasured, wording
+from qsearch.overlay import PATTERNS
+from qsearch.report import certification, facts, finetuning_plot, plots, remeasured, wording
 from qsearch.report.curves import Plane, cost_planes, main_plane, plane_front
 from qsearch.report.document import Block, Code, Document, Paragraph, Plot, Section, Table, pairs, section
 from qsearch.report.statistics import Interval
@@ -27,7 +29,8 @@ def report(run: Run) -> Document:
     found = (
         [_quality(run, best), _limits(run, best), _assignment(run, best)] if best is not None else [_nearest_miss(run)]
     )
-    sections = [*found, *remeasured.sections(run), _fronts(run), _progress(run), _spent(run), _provenance(run)]
+    beside = [*finetuning_plot.sections(run), *remeasured.sections(run)]
+    sections = [*found, *beside, _fronts(run), _progress(run), _spent(run), _provenance(run)]
     title = f"{run.config.name}: bits for {wording.plugin(run.info.config['workload'])}"
     return Document(title, facts.headline(run), tuple(part for part in sections if part is not None))
 
@@ -156,7 +159,11 @@ def _layer_table(run: Run, best: Trial) -> Table:
 
 
 def _bits(trial: Trial, layer: Layer, role: Literal["weight", "activation"]) -> str:
-    """Bits of a layer's sites of one role."""
+    """Bits of a layer's sites of one role; of an overlaid weight those of what is kept, and how much that is."""
+    overlay = facts.overlay_of(layer, trial.assignment) if role == "weight" else None
+    if overlay is not None:
+        bits = wording.bits(trial.assignment.get(layer.weight_site))
+        return wording.overlay(bits, overlay[0], layer.overlay, PATTERNS[overlay[1]])
     found = [wording.bits(trial.assignment.get(site)) for site in facts.sites_of(layer, role)]
     return " × ".join(found) or wording.bits(None)
 
@@ -169,7 +176,11 @@ def _share_of(trial: Trial, layer: str, metric: str) -> str:
 
 def _other_sites(run: Run, assignment: BitAssignment) -> Table | None:
     """Sites that are neither the weight nor the input of a layer, such as the state of a spiking neuron."""
-    known = {site for layer in run.info.layers for site in (layer.weight_site, layer.activation_site)}
+    known = {
+        site
+        for layer in run.info.layers
+        for site in (layer.weight_site, layer.activation_site, layer.overlay_site, layer.pattern_site)
+    }
     rows = tuple((site, wording.bits(bits)) for site, bits in assignment.items() if site not in known)
     return Table(("other tensor", "bits"), rows) if rows else None
 
@@ -279,16 +290,36 @@ def _spent(run: Run) -> Section:
     infeasible = sum(trial.state == "infeasible" for trial in run.trials)
     failed = sum(trial.state == "failed" for trial in run.trials)
     rows = {
-        "evaluations": f"{facts.spent_evaluations(run):,} (budget: {' or '.join(allowed)})",
+        "evaluations": f"{wording.number(facts.spent_evaluations(run))} (budget: {' or '.join(allowed)})",
+        **_pruned_row(run),
         "proposals over a limit": f"{infeasible:,}, refused by their cost alone at no evaluation",
         "failed evaluations": f"{failed:,}",
         "time": wording.times(info.seconds or sum(trial.seconds for trial in run.trials)),
         "sensitivity": f"{info.sensitivity_samples:,} calibration samples in {wording.times(info.sensitivity_seconds)}"
         if info.sensitivity_samples
         else "not used",
+        **_training_row(run),
     }
     running = Paragraph("This run has not ended; its numbers may still change.", strong=True)
     return section("What was spent", [running if info.status == "running" else None, pairs(rows), _reasons(run)])
+
+
+def _training_row(run: Run) -> dict[str, str]:
+    """What the searcher trained itself, as those do that learn bits by gradient; nothing where it did not."""
+    info = run.info
+    if not info.training_samples:
+        return {}
+    took = wording.times(info.training_seconds)
+    return {"training": f"{info.training_samples:,} training samples, forwards and backwards, in {took}"}
+
+
+def _pruned_row(run: Run) -> dict[str, str]:
+    """How many evaluations were ended early, and what they took; nothing in a run that prunes none."""
+    if run.config.pruner == PluginConfig(name="none"):
+        return {}
+    ended = facts.pruned(run)
+    spent = wording.number(sum(trial.effort for trial in ended))
+    return {"pruned evaluations": f"{len(ended):,}, ended early as hopeless; {spent} spent on them"}
 
 
 def _reasons(run: Run) -> Table | None:
@@ -307,6 +338,7 @@ def _provenance(run: Run) -> Section:
     rows = {
         **problem_rows(run),
         "searcher": wording.plugin(run.info.config["searcher"]),
+        "pruner": wording.plugin(run.config.pruner.model_dump(mode="json")),
         "seed": str(run.config.seed),
         "started": str(where.get("started", "unknown")),
         "machine": str(where.get("machine", "unknown")),

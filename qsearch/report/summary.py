@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from qsearch.report import facts
+from qsearch.report import facts, finetuned
 from qsearch.report.comparison import ComparisonRow
 from qsearch.run import Run
 from qsearch.trial import Quality, Trial
@@ -18,7 +18,8 @@ def summary(run: Run) -> dict[str, Any]:
 
     Keys: ``name``, ``folder``, ``status``, ``workload``, ``hardware``, ``searcher``, ``seed``, ``headline``, ``best``
     (see :func:`trial_values`; None if nothing usable was found), ``nearest`` (trial number, if ``best`` is None),
-    ``test``, ``float``, ``limits``, ``spent``, ``failures``, ``front``, ``units``, ``provenance``.
+    ``test``, ``float``, ``limits``, ``fine_tuned`` (see :func:`qsearch.report.finetuned.values`), ``spent``, ``failures``,
+    ``front``, ``units``, ``provenance``.
     """
     best, closest = run.best, facts.nearest(run)
     values = {
@@ -33,6 +34,7 @@ def summary(run: Run) -> dict[str, Any]:
         "test": _test(run),
         "float": _quality(run.float_quality),
         "limits": [] if best is None else _limits(run, best),
+        "fine_tuned": finetuned.all_values(run),
         "spent": _spent(run),
         "failures": [{"reason": reason, "times": times} for reason, times in facts.failure_reasons(run)],
         "front": [trial.number for trial in run.front],
@@ -48,11 +50,13 @@ def comparison_summary(rows: list[ComparisonRow]) -> list[dict[str, Any]]:
 
 
 def trial_values(run: Run, trial: Trial) -> dict[str, Any]:
-    """A trial: number, bits of every site, mean bits, quality, costs, costs relative to uniform 8 bits, violations."""
+    """A trial: number, state, effort spent in evaluations, bits of every site, mean bits, quality, costs, costs relative to uniform 8 bits, violations."""
     costs = {} if trial.cost is None else dict(trial.cost.totals)
     relative = {metric: facts.relative_cost(run, trial, metric) for metric in costs}
     return {
         "trial": trial.number,
+        "state": trial.state,
+        "effort": trial.effort,
         "bits": dict(trial.assignment),
         "mean_weight_bits": facts.mean_bits(run.info.layers, trial.assignment, "weight"),
         "mean_activation_bits": facts.mean_bits(run.info.layers, trial.assignment, "activation"),
@@ -65,7 +69,8 @@ def trial_values(run: Run, trial: Trial) -> dict[str, Any]:
 
 
 def _quality(quality: Quality) -> dict[str, Any]:
-    return {**quality.values, "samples": quality.samples, "standard_error": quality.standard_error}
+    found = {**quality.values, "samples": quality.samples, "standard_error": quality.standard_error}
+    return {**found, "details": dict(quality.details)} if quality.details else found
 
 
 def _test(run: Run) -> dict[str, Any] | None:
@@ -103,9 +108,12 @@ def _spent(run: Run) -> dict[str, Any]:
         "evaluations": facts.spent_evaluations(run),
         "infeasible": sum(trial.state == "infeasible" for trial in run.trials),
         "failed": sum(trial.state == "failed" for trial in run.trials),
+        "pruned": len(facts.pruned(run)),
         "seconds": run.info.seconds,
         "sensitivity_samples": run.info.sensitivity_samples,
         "sensitivity_seconds": run.info.sensitivity_seconds,
+        "training_samples": run.info.training_samples,
+        "training_seconds": run.info.training_seconds,
     }
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
-from qsearch.report import certification, facts, wording
+from qsearch.layers import Layer
+from qsearch.report import certification, facts, finetuned, wording
 from qsearch.report.comparison import ComparisonRow
 from qsearch.report.phrases import cost_metrics, cost_text, lines, objective_text, runs_text
 from qsearch.run import Run
@@ -51,7 +52,7 @@ def _cells(row: ComparisonRow, metrics: Sequence[str]) -> list[str]:
         "–" if row.test is None else wording.quality(row.test.mean, row.test_percent, 2),
         "–" if row.test_difference is None else lines(wording.difference(row.test_difference, row.test_percent)),
         *(lines(cost_text(row, metric)) for metric in metrics),
-        f"{row.evaluations:,.0f}",
+        wording.number(row.evaluations),
         f"{row.sensitivity_samples:,.0f}",
         wording.times(row.seconds),
     ]
@@ -68,10 +69,13 @@ def _facts(run: Run) -> dict[str, Text]:
             found["certified"] = Text("\n".join(certified))
         found["weight bits"] = Text(bits_line(run, best.assignment, "weight"))
         found["activation bits"] = Text(bits_line(run, best.assignment, "activation"))
+    if tuned := finetuned.lines(run):
+        found["fine-tuned"] = Text("\n".join(tuned))
     failed = sum(trial.state == "failed" for trial in run.trials)
+    ended = f" ({wording.number(len(facts.pruned(run)))} pruned)" if facts.pruned(run) else ""
     failures = f", {wording.count(failed, 'failure')}" if failed else ""
     spent = wording.count(facts.spent_evaluations(run), "evaluation")
-    found["spent"] = Text(f"{spent}{failures}, {wording.times(run.info.seconds)}")
+    found["spent"] = Text(f"{spent}{ended}{failures}, {wording.times(run.info.seconds)}")
     if run.info.status == "running":
         found["status"] = Text("has not ended", style="yellow")
     return found
@@ -93,10 +97,21 @@ def _limit_lines(run: Run) -> list[str]:
 def bits_line(run: Run, assignment: BitAssignment, role: Literal["weight", "activation"]) -> str:
     """Bits of all layers in a row, in the order of the network; means with one decimal where kernels differ.
 
-    A product of two activations has those of both operands, ``8×4``, and none of a weight.
+    A product of two activations has those of both operands, ``8×4``, and none of a weight. An overlaid weight is ternary,
+    ``t``, with 2 of 32 weights at 8 bits: ``t+8·2/32``.
     """
     cells = ["×".join(_cell(assignment.get(site)) for site in facts.sites_of(layer, role)) for layer in run.info.layers]
+    if role == "weight":
+        cells = [_overlaid(layer, assignment, cell) for layer, cell in zip(run.info.layers, cells, strict=True)]
     return " ".join(cell or "–" for cell in cells)
+
+
+def _overlaid(layer: Layer, assignment: BitAssignment, cell: str) -> str:
+    """A weight's cell, with its overlay if it has one."""
+    found = facts.overlay_of(layer, assignment)
+    if found is None:
+        return cell
+    return f"t+{cell}·{found[0]}/{layer.overlay}" if found[0] else "t"
 
 
 def _cell(bits: Bits | None) -> str:

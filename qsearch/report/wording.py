@@ -124,9 +124,20 @@ def times(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def count(number: int, noun: str) -> str:
-    """``1 run``, ``3 runs``; nouns are regular."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def number(value: float) -> str:
+    """A number of things, of which one may be a part: ``1,200``, ``23.5``."""
+    return f"{value:,.1f}" if abs(value - round(value)) > 1e-6 else f"{round(value):,}"
+
+
+def count(things: float, noun: str) -> str:
+    """``1 run``, ``3 runs``, ``23.5 runs``; nouns are regular."""
+    shown = number(things)
+    return f"{shown} {noun}{'' if shown == '1' else 's'}"
+
+
+def overlay(bits: str, kept: int, period: int, pattern: str) -> str:
+    """``ternary, 2 of 32 at 8 (channels)``; ``ternary`` where nothing is kept."""
+    return f"ternary, {kept} of {period} at {bits} ({pattern})" if kept else "ternary"
 
 
 def bits(value: Bits | None) -> str:

@@ -51,6 +51,20 @@ def require_threshold(problem: Problem, searcher: str) -> None:
     )
 
 
+def require_bits(problem: Problem, searcher: str) -> None:
+    """Raise where an assignment says more of a weight than its bits.
+
+    Raises:
+        UserError: weights may be overlaid.
+    """
+    if any(site.role == "overlay" for site in problem.space.sites):
+        raise UserError(
+            f"{searcher} decides on bits only",
+            got="a space with overlays",
+            fix="use the searcher 'optuna', 'gp', 'random' or 'grid'",
+        )
+
+
 def _asked(problem: Problem) -> str:
     objectives = ", ".join(f"{objective.direction} {objective.metric}" for objective in problem.objectives)
     labels = [bound.label for bound in problem.bounds]

@@ -59,7 +59,7 @@ class Belief:
     _reference: Floats = field(init=False)
 
     def fit(self, x: X, trials: Sequence[Trial]) -> bool:
-        """Learn from index vectors, shape (N, D), and their complete trials; False where there are none."""
+        """Learn from index vectors, shape (N, D), and their trials, which have a quality; False where there are none."""
         if not trials:
             return False
         self._logarithmic = all(trial.value("loss") > 0 for trial in trials)

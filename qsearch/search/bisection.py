@@ -31,7 +31,7 @@ from qsearch.errors import UserError
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
-from qsearch.search.aims import require_threshold
+from qsearch.search.aims import require_bits, require_threshold
 from qsearch.search.damage import Damage, predicted_damage
 from qsearch.search.ordering import (
     DamageOrder,
@@ -85,9 +85,10 @@ class Bisection(Searcher):
         """Raise unless bisection can search the problem.
 
         Raises:
-            UserError: it does not minimise a cost under a bound on quality; the sensitivity is unknown or its options
-                are not valid.
+            UserError: it does not minimise a cost under a bound on quality; weights may be overlaid; the sensitivity is
+                unknown or its options are not valid.
         """
+        require_bits(problem, "bisection")
         require_threshold(problem, "bisection")
         if self.options.order != "random":
             registry.create("sensitivities", self.sensitivity, self.options.sensitivity_options)
@@ -99,6 +100,7 @@ class Bisection(Searcher):
             UserError: as :meth:`check`; a table without interactions for the order by interaction.
             EvaluationError: sensitivities that are not finite.
         """
+        require_bits(oracle.problem, "bisection")
         require_threshold(oracle.problem, "bisection")
         space = oracle.problem.space
         moving = groups_of(space, self.options.together)

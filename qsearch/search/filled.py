@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ from qsearch.search.filling import TOLERANCE
 from qsearch.search.units import decision_damage
 from qsearch.space import SearchSpace, SiteBits, Variable
 from qsearch.trial import Cost, Trial
+
+if TYPE_CHECKING:
+    from qsearch.training.lessons import Lessons
 
 LEVELS = 33
 """Goals of a layer, at equal distances: bits are numbers from 0 to 32, and levels stand in their place."""
@@ -139,6 +142,14 @@ class FilledOracle(Oracle):
     def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
         """Damage of each level, by the sensitivity that the kernels are filled by."""
         return self._table
+
+    def lessons(self) -> Lessons:
+        """See :class:`qsearch.protocols.Oracle`; of bits, not of levels."""
+        return self._oracle.lessons()
+
+    def trained(self, samples: int, seconds: float) -> None:
+        """See :class:`qsearch.protocols.Oracle`."""
+        self._oracle.trained(samples, seconds)
 
     def note(self, **values: float) -> None:
         """See :class:`qsearch.protocols.Oracle`."""

@@ -18,7 +18,8 @@ uniform and random ones between. After that, each step ranks a pool: every assig
 local moves around the best so far, mutations and random assignments, and from the best of these uphill for a few rounds.
 
 Losses that are positive are modelled by their logarithm, as they range over decades, and improved on in it. Failed
-trials are left out. Standard errors are not part of the model: they tell how a quality would vary from one data set to
+trials are left out. Pruned ones are taken at the quality that they had when they ended, which is less than they would
+have come to; they are nothing to improve on. Standard errors are not part of the model: they tell how a quality would vary from one data set to
 another, but all assignments are evaluated on the same one; what jitter there is from one to the next, the fit finds.
 
 Speed, one thread: 0.04 s a proposal on average over 64 trials of a space of 4,096 assignments, cost model not included.
@@ -217,11 +218,11 @@ class Known:
 
 
 def _by_merit(problem: Problem, trials: Sequence[Trial]) -> list[int]:
-    """Trials in order: feasible ones by their objectives, then the others by how far they miss."""
+    """Trials in order: feasible ones by their objectives, then pruned ones, then the others by how far they miss."""
 
     def merit(index: int) -> tuple[float, ...]:
         over = sum(max(value, 0.0) for value in trials[index].violations.values())
-        return (over, *problem.minimised(trials[index]).tolist(), index)
+        return (over, not trials[index].feasible, *problem.minimised(trials[index]).tolist(), index)
 
     return sorted(range(len(trials)), key=merit)
 

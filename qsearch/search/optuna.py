@@ -11,6 +11,9 @@ infeasible      COMPLETE too, or TPE, NSGA and GP would not learn where the boun
                 Quality is not known: its median so far stands in, and a violation of 0 for bounds on quality. TPE and
                 NSGA rank infeasible trials by their violations alone; the GP does fit the values, and the middle is
                 where its prior is. (The worst value so far would teach it that many bits are bad.)
+pruned          COMPLETE, with the quality that it had when it ended: less than it would have come to, so it teaches what
+                the pruner found, that this is no place to look. As PRUNED, all samplers but TPE would leave it out, and
+                propose it again.
 failed          FAIL: every sampler leaves it out
 ==============  ==========================================================================================
 
@@ -202,8 +205,8 @@ class _Teller:
 
     def _values(self, trial: Trial) -> list[float]:
         """Objective values, in the study's directions."""
-        if self._sampler == "cmaes" and not trial.feasible:
-            over = sum(value for value in trial.violations.values() if value > 0)
+        over = sum(value for value in trial.violations.values() if value > 0)
+        if self._sampler == "cmaes" and over > 0:
             return [self._problem.objectives[0].sign * BEYOND * (1 + min(over, 1e6))]
         values = []
         for metric, known in self._known.items():

@@ -176,9 +176,9 @@ class Target:
         """Whether bits may go down to those of a trial.
 
         Upper bounds on costs do not count: fewer bits mend them. So a trial that was not evaluated for no other reason is
-        good to go on from; one that failed is not.
+        good to go on from; one that failed or was pruned is not.
         """
-        if trial.state == "failed":
+        if trial.state in ("failed", "pruned"):
             return False
         cost_bounds = [bound for bound in self.problem.cost_bounds if bound.at_least]
         if any(trial.violations.get(bound.label, 0.0) > 0 for bound in cost_bounds):

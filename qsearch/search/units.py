@@ -113,7 +113,8 @@ def require_additive(cost: NetworkCost, bounds: Sequence[Bound] = ()) -> None:
     would cost with the bits of that kernel everywhere; then bits per kernel add up too.
 
     Raises:
-        UserError: the cost model is not additive, or not over kernels in a space with bits per kernel; a bound asks for
+        UserError: weights may be overlaid; the cost model is not additive, or not over kernels in a space with bits per
+            kernel; a bound asks for
             at least some value of a metric of which the network has the greatest of its layers'.
     """
     for bound in bounds:
@@ -123,6 +124,12 @@ def require_additive(cost: NetworkCost, bounds: Sequence[Bound] = ()) -> None:
                 got=bound.label,
                 fix="leave the constraint out, or use the searcher 'optuna' or 'random'",
             )
+    if cost.overlaid:
+        raise UserError(
+            "an exact predicted optimum needs costs that bits alone decide",
+            got="a space with overlays",
+            fix="use the searcher 'optuna', 'gp', 'random' or 'grid'",
+        )
     name = type(cost.model).__name__
     if not cost.additive:
         raise UserError(

@@ -32,7 +32,7 @@ from qsearch.problem import Problem
 from qsearch.projection import project
 from qsearch.protocols import Oracle, Searcher
 from qsearch.registry import PluginOptions
-from qsearch.search.aims import is_threshold
+from qsearch.search.aims import is_threshold, require_bits
 from qsearch.search.filling import TOLERANCE, Floats, Indices, fill, offsets_of
 from qsearch.search.units import decision_damage
 from qsearch.space import Variable
@@ -203,20 +203,23 @@ class WaterFilling(Searcher):
         self.options = options or self.Options()
 
     def check(self, problem: Problem) -> None:
-        """Raise unless the sensitivity can be made.
+        """Raise unless bits are all that is searched, and the sensitivity can be made.
 
         Raises:
-            UserError: the sensitivity is unknown or its options are not valid.
+            UserError: weights may be overlaid; the sensitivity is unknown or its options are not valid.
         """
+        require_bits(problem, "water-filling")
         registry.create("sensitivities", self.options.sensitivity, self.options.sensitivity_options)
 
     def search(self, oracle: Oracle) -> None:
         """Spend the budget.
 
         Raises:
+            UserError: weights may be overlaid.
             EvaluationError: sensitivities that are not finite.
         """
         problem = oracle.problem
+        require_bits(problem, "water-filling")
         filler = Filler(problem, self._sensitivity(oracle))
         local = _Local(problem, filler, np.random.default_rng(oracle.seed))
         answers: dict[BitAssignment, Trial] = {}

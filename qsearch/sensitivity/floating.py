@@ -52,9 +52,21 @@ def float_network(evaluator: Evaluator, name: str, alternatives: str) -> FloatNe
 
 
 def searched_sites(space: SearchSpace) -> list[Site]:
-    """The sites of all variables, in network order."""
+    """The sites of all variables, in network order.
+
+    Raises:
+        PluginError: one of an overlay, which has no bits of its own.
+    """
     free = {name for variable in space.variables for name in variable.sites}
-    return [site for site in space.sites if site.name in free]
+    found = [site for site in space.sites if site.name in free]
+    for site in found:
+        if site.role not in ("weight", "activation"):
+            raise PluginError(
+                "a sensitivity that looks at tensors knows of bits only",
+                got=f"site {site.name!r}",
+                fix="take the sensitivity one-at-a-time, which asks the evaluator, or the searcher optuna, random or grid",
+            )
+    return found
 
 
 def batches(network: FloatNetwork, samples: int | None, size: int | None = None) -> Iterator[Batch]:

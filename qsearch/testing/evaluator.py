@@ -11,7 +11,7 @@ A plug-in author writes::
         def space(self):
             return build_space(layers, weight_bits=[2, 4, 8], activation_bits=[4, 8])
 
-and runs pytest. Tests of :meth:`probe` and :meth:`test` are skipped for evaluators that have none.
+and runs pytest. Tests of :meth:`probe`, :meth:`progress` and :meth:`test` are skipped for evaluators that have none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import QSearchError
-from qsearch.protocols import CalibrationProbe, Evaluator, HeldOutEvaluator
+from qsearch.protocols import CalibrationProbe, Evaluator, HeldOutEvaluator, Progressive
 from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
@@ -106,6 +106,17 @@ class EvaluatorContract:
         evaluator.evaluate(self._samples(1)[0])
         assert evaluator.probe(lowest) == first
         assert evaluator.probe(floating) == start
+
+    def test_progress(self) -> None:
+        """Shares ascend to 1, where the quality is that of a whole evaluation."""
+        evaluator, assignment = self.evaluator(), self._samples(1)[0]
+        if not isinstance(evaluator, Progressive):
+            pytest.skip("the evaluator's effort does not grow in steps")
+        found = list(evaluator.progress(assignment))
+        shares = [share for share, _ in found]
+        assert shares == sorted(set(shares))
+        assert 0 < shares[0] <= shares[-1] == 1
+        _same(found[-1][1], self.evaluator().evaluate(assignment))
 
     def test_held_out_quality(self) -> None:
         """Sound, and the same when asked again."""

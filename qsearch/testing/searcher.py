@@ -20,7 +20,9 @@ from qsearch.errors import BudgetExhausted, EvaluationError, UserError
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Problem
 from qsearch.protocols import Evaluator, Searcher
+from qsearch.pruning import Pruner
 from qsearch.space import SearchSpace
+from qsearch.testing.learning import EndsAt, learning
 from qsearch.testing.problems import ACCURACY_AND_SIZE, QuadraticEvaluator, coupled, separable
 from qsearch.trial import Trial
 
@@ -43,10 +45,11 @@ class SearcherContract:
         seed: int = 0,
         record: MemoryRecord | None = None,
         evaluations: int | None = None,
+        pruner: Pruner | None = None,
     ) -> CampaignOracle:
         """Run a fresh searcher on a problem as a campaign does; the oracle afterwards."""
         budget = Budget(evaluations=evaluations or self.evaluations)
-        oracle = CampaignOracle(problem, evaluator, record or MemoryRecord(), budget, seed=seed)
+        oracle = CampaignOracle(problem, evaluator, record or MemoryRecord(), budget, seed=seed, pruner=pruner)
         try:
             self.searcher().search(oracle)
         except BudgetExhausted:
@@ -133,6 +136,22 @@ class SearcherContract:
         states = [trial.state for trial in trials if trial.evaluated]
         assert states[0] == "failed"
         assert len(states) == 1 or "complete" in states
+
+    @pytest.mark.parametrize("killed_after", [0, 1, 6])
+    def test_pruned_evaluations_are_spent_in_part_and_never_the_best(self, killed_after: int) -> None:
+        problem, evaluator = coupled(5)
+        pruner = EndsAt(frozenset({0, 2}))
+        whole = self.run(problem, learning(evaluator), pruner=pruner)
+        states = [trial.state for trial in whole.trials if trial.evaluated]
+        assert states[0] == "pruned"
+        assert len(states) == 1 or "complete" in states
+        best = problem.best(whole.trials)
+        assert best is None or best.state == "complete"
+        assert whole.spent < self.evaluations + 1
+        record = MemoryRecord()
+        for trial in whole.trials[:killed_after]:
+            record.append(trial)
+        assert self.run(problem, learning(evaluator), record=record, pruner=pruner).trials == whole.trials
 
     def test_too_many_failures_are_told(self) -> None:
         problem, evaluator = coupled(5)

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import functional
 
 from qsearch.registry import PluginOptions
 from qsearch.workloads.arrays import Images, balanced
@@ -20,6 +21,10 @@ from qsearch.workloads.files import data_roots
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 """Of each channel, R, G, B, as the public weights were trained with."""
+
+
+SHIFT = 4
+"""Pixels by which an augmented image may be shifted."""
 
 
 class CifarOptions(PluginOptions):
@@ -82,3 +87,18 @@ class CifarWorkload(ArrayWorkload):
         """uint8 (N, 3, 32, 32) → normalised float (N, 3, 32, 32)."""
         mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STANDARD_DEVIATION))
         return inputs.float().div_(255).sub_(mean).div_(deviation)
+
+    def augment(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """Half of the images mirrored, all shifted by up to ``SHIFT`` pixels either way, the mean colour outside.
+
+        As the public weights were trained (He et al., CVPR 2016, §4.2).
+        """
+        count, _, height, width = inputs.shape
+        down, right = torch.randint(2 * SHIFT + 1, (2, count, 1), generator=generator)
+        rows, columns = down + torch.arange(height), right + torch.arange(width)
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+        padded = functional.pad(inputs, (SHIFT, SHIFT, SHIFT, SHIFT))
+        samples = torch.arange(count)[:, None, None]
+        # indices apart from each other come to the front: (N, H, W, C)
+        return padded[samples, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

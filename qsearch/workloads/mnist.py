@@ -1,4 +1,4 @@
-"""``mnist-mlp`` and ``mnist-cnn``: small networks on MNIST, which train themselves on first use.
+"""``mnist-mlp``, ``mnist-cnn`` and ``mnist-lenet5``: small networks on MNIST, which train themselves on first use.
 
 Inputs: grey values in [0, 1], 0 for paper.
 """
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from qsearch.models.mnist import lenet, perceptron
+from qsearch.models.mnist import lenet, lenet5, perceptron
 from qsearch.workloads.arrays import Images, balanced
 from qsearch.workloads.base import Samples, Splits
 from qsearch.workloads.files import data_roots
 from qsearch.workloads.mnist_files import CLASSES, SHAPE, mnist_places, read_mnist
 from qsearch.workloads.trained import TrainedOptions, TrainedWorkload
-from qsearch.workloads.training import Recipe
+from qsearch.workloads.training import Recipe, distorted
 
 
 class MnistWorkload(TrainedWorkload):
@@ -80,6 +80,10 @@ class MnistWorkload(TrainedWorkload):
         """uint8 (N, 1, 28, 28) → float within [0, 1]."""
         return inputs.float().div_(255)
 
+    def augment(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """Distorted as in the training of the network; see :class:`qsearch.protocols.Augmenting`."""
+        return distorted(inputs, self.recipe, generator)
+
 
 class MnistMlp(MnistWorkload):
     """A perceptron of three linear layers; right on 99.0 % of its 5,000 test images."""
@@ -108,6 +112,24 @@ class MnistCnn(MnistWorkload):
     def build(self) -> nn.Module:
         """See :func:`lenet`."""
         return lenet(CLASSES)
+
+    def architecture(self) -> Mapping[str, object]:
+        """Raised when the network changes."""
+        return {"version": 1}
+
+
+class MnistLeNet5(MnistWorkload):
+    """LeNet-5 as the literature of pruning has it, 430,500 weights; right on 99.4 % of its 5,000 test images."""
+
+    name = "mnist-lenet5"
+    recipe = Recipe(
+        epochs=6, batch_size=64, peak_rate=0.02, weight_decay=5e-4, label_smoothing=0.0, shift=1.5, channels_last=True
+    )
+    duration = "about 70 seconds"
+
+    def build(self) -> nn.Module:
+        """See :func:`lenet5`."""
+        return lenet5(CLASSES)
 
     def architecture(self) -> Mapping[str, object]:
         """Raised when the network changes."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from qsearch.errors import StorageError
 from qsearch.files import cache_folder
@@ -22,7 +22,7 @@ from qsearch.registry import PluginOptions
 from qsearch.workloads.base import ArrayWorkload, Samples
 from qsearch.workloads.checkpoint import load_checkpoint
 from qsearch.workloads.files import is_file, sha256
-from qsearch.workloads.training import Loss, Recipe, fit
+from qsearch.workloads.training import Loss, Recipe, distorted, fit
 from qsearch.workloads.weight_cache import restore, store
 
 JUDGED = 500
@@ -76,6 +76,10 @@ class TrainedWorkload(ArrayWorkload):
     def judged(self) -> Samples:
         """What weights from the cache are judged on: the same whatever the options of the splits."""
 
+    def augment(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """Prepared inputs, distorted as in the training of the network; see :class:`qsearch.protocols.Augmenting`."""
+        return distorted(inputs, self.recipe, generator)
+
     def training_loss(self) -> Loss | None:
         """What training minimises; None for the cross-entropy with the recipe's smoothing."""
         return None
@@ -100,6 +104,12 @@ class TrainedWorkload(ArrayWorkload):
         key = sha256(json.dumps(settings, sort_keys=True).encode())[:12]
         return cache_folder() / f"{self.name}-{key}-seed{self.options.seed}.safetensors"
 
+    def taught(self) -> nn.Module:
+        """The network, trained; here by the recipe."""
+        return fit(
+            self.build, self.lessons(), self.recipe, self.options.seed, loss=self.training_loss(), prepare=self.prepare
+        )
+
     def _untrained(self) -> nn.Module:
         """What :meth:`build` gives; the caller's random state stays."""
         with torch.random.fork_rng(devices=[]):
@@ -122,14 +132,7 @@ class TrainedWorkload(ArrayWorkload):
     def _train(self) -> nn.Module:
         """The network, trained and kept; a cache that cannot be written costs only the time to train again."""
         log.info("training %s (seed %d), %s, once", self.name, self.options.seed, self.duration)
-        network = fit(
-            self.build,
-            self.lessons(),
-            self.recipe,
-            self.options.seed,
-            loss=self.training_loss(),
-            prepare=self.prepare,
-        )
+        network = self.taught()
         try:
             store(self.path, network.state_dict(), self._measured(network))
         except OSError as error:

@@ -3,4 +3,6 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks" / "peers"))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+sys.path.extend([str(BENCHMARKS), str(BENCHMARKS / "peers")])

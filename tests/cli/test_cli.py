@@ -32,6 +32,7 @@ COMMANDS = [
     "compare",
     "show",
     "export",
+    "finetune",
     "dashboard",
     "list",
     "init",

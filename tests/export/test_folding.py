@@ -9,8 +9,8 @@ import torch
 from export_networks import Case, balanced, case
 from torch import Tensor, nn
 
-from qsearch.export.folding import absorb, norms_behind
 from qsearch.export.packed import Packed, read_network
+from qsearch.quantize.folding import absorb, norms_behind
 
 
 class _Readers(nn.Module):

@@ -1,9 +1,10 @@
-"""Scales that are stored in few bits made good by the batch norm behind them.
+"""Batch norms right behind layers, and what they can take over from them.
 
-Notation: r = s′/s for each kernel, s its scale and s′ the one that is stored; y output of the layer, without its bias b.
+Notation: r for each kernel; y output of the layer, without its bias b.
 
-With s′ the layer gives r·y. The batch norm's γ·(y + b − μ)/σ + β is the same again with b·r, μ·r and γ/r, which are floats
-that a file stores anyway. What is left is the rounding of these, as of any arithmetic.
+A layer whose kernels are r times as large gives r·y. The batch norm's γ·(y + b − μ)/σ + β is the same again with b·r, μ·r and
+γ/r, which are floats that a file stores anyway; so scales that are stored in few bits are made good, with r = s′/s for s the
+scale and s′ the one that is stored. What is left is the rounding of these, as of any arithmetic.
 """
 
 from __future__ import annotations

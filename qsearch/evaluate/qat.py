@@ -1,0 +1,320 @@
+"""``QuantizationAware``: quality under an assignment after fine-tuning under it.
+
+The network is trained on training data, and judged on validation data as :class:`qsearch.evaluate.ptq.PostTraining` judges,
+under the weights and the grids that training has settled on. Batch-norm statistics are those of the training; nothing is
+corrected after it.
+
+The answer to an assignment depends on the options, the assignment and the seed, and on nothing that was asked before, on
+one machine. With ``warm_start`` it depends on what was evaluated before, in its order, and on no interruption of it.
+
+Sensitivities are those of the network that a training starts from: what quantisation does before anything is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.errors import ConfigError, EvaluationError
+from qsearch.evaluate.data import Split
+from qsearch.evaluate.float_network import CalibratedFloatNetwork
+from qsearch.evaluate.lessons import training_loader
+from qsearch.evaluate.ptq import PostTraining
+from qsearch.evaluate.threads import threads
+from qsearch.evaluate.warm_start import FLOAT, Course, Past, State, begin_from, state_of
+from qsearch.layers import Layer
+from qsearch.protocols import Probe, Workload
+from qsearch.quantize.network import QuantizedNetwork
+from qsearch.training.devices import check_device, outputs_of, repeatable
+from qsearch.training.families import family
+from qsearch.training.finetuning import FineTuning
+from qsearch.training.lessons import Lessons
+from qsearch.training.network import TrainableNetwork
+from qsearch.training.options import TrainingOptions
+from qsearch.trial import Quality, Trial
+
+SETTLED = 2
+"""Trained networks that are kept in memory: a test, or an export, often follows the evaluation."""
+
+
+class QuantizationAware:
+    """Evaluates assignments of a workload by quantisation-aware training.
+
+    An assignment that leaves all in float is not trained: its quality is that of the float network.
+
+    Args:
+        workload: the network and its data, training data included.
+        layers: the layers of its network.
+        options: see :class:`Options`.
+
+    Raises:
+        ConfigError: a quantiser, a device or a precision that there is not; options that do not go together.
+        DataError: no training data; else as :class:`PostTraining`.
+    """
+
+    class Options(TrainingOptions):
+        """Options of the evaluator, beside those of :class:`TrainingOptions`.
+
+        Attributes:
+            samples: the first n validation samples are used; all if None.
+            calibration_samples: the first n calibration samples set the ranges that training starts from.
+            correction: take out the shift that quantisation causes, in what sensitivities ask; training needs none.
+            evaluation_batch_size: samples in a forward pass of an evaluation.
+            threads: processor threads during an evaluation; as they are if None.
+            warm_start: start from the state of the nearest assignment that was evaluated before, and not from the float
+                network. Qualities then depend on the order of trials, as later ones have been trained for longer.
+            keep: how many of the last states may be started from; each takes as much room as the network.
+        """
+
+        samples: int | None = Field(default=None, ge=1)
+        calibration_samples: int = Field(default=512, ge=1)
+        correction: bool = True
+        evaluation_batch_size: int = Field(default=64, ge=1)
+        threads: int | None = Field(default=None, ge=1)
+        warm_start: bool = False
+        keep: int = Field(default=64, ge=1)
+
+    def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
+        self._family = family(options.quantizer)
+        check_device(options)
+        if options.warm_start and options.batch_norm == "folded":
+            raise ConfigError(
+                "a warm start needs batch-norms that stay beside their layers",
+                got="batch_norm: folded",
+                fix="batch_norm: late",
+            )
+        training_loader(workload)  # told before anything is calibrated
+        self._options, self._layers, self._workload = options, tuple(layers), workload
+        self._untrained = PostTraining(
+            workload,
+            layers,
+            PostTraining.Options(
+                samples=options.samples,
+                calibration_samples=options.calibration_samples,
+                correction=options.correction,
+                batch_size=options.evaluation_batch_size,
+                threads=options.threads,
+            ),
+        )
+        self._lessons = self._untrained.lessons()
+        self._past = Past(self._layers, options.keep)
+        self._settled: dict[Course, QuantizedNetwork] = {}
+
+    @property
+    def validation(self) -> Split:
+        """The samples that :meth:`evaluate` uses."""
+        return self._untrained.validation
+
+    def remember(self, folder: Path | None, trials: Sequence[Trial]) -> None:
+        """See :class:`qsearch.protocols.Remembering`; states of networks are kept in the folder's ``trained``."""
+        self._past.open(folder, trials)
+        self._settled.clear()
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        """Quality on validation data after training.
+
+        Args:
+            fidelity: share of the epochs; a training of its own with the whole schedule in fewer epochs, at least one.
+                :meth:`progress` reports of one schedule on its way, which is something else.
+            seed: of the order of samples, augmentation and dropout.
+
+        Raises:
+            ConfigError: fidelity outside (0, 1].
+            SpaceError: an assignment that does not fit the network.
+            EvaluationError: training diverged, or NaN and infinity.
+            DataError: a loss or score that is not what :class:`Workload` asks for.
+        """
+        if not 0 < fidelity <= 1:
+            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        if self._is_float(assignment):
+            return self._untrained.evaluate(assignment)
+        course = self._course(assignment, seed, max(1, round(fidelity * self._options.epochs)))
+        training = self._begin(course)
+        loss = self._train(training, course.epochs)
+        return self._concluded(course, training, loss, recorded=fidelity == 1)
+
+    def progress(self, assignment: BitAssignment, *, seed: int = 0) -> Iterator[tuple[float, Quality]]:
+        """Share of the epochs done, and quality on validation data there; the last is that of :meth:`evaluate`.
+
+        Raises:
+            SpaceError, EvaluationError, DataError: as :meth:`evaluate`.
+        """
+        if self._is_float(assignment):
+            yield 1.0, self._untrained.evaluate(assignment)
+            return
+        course = self._course(assignment, seed, self._options.epochs)
+        training = self._begin(course)
+        for done in range(1, course.planned):
+            loss = self._train(training, done)
+            so_far = replace(course, epochs=done)
+            try:
+                yield training.share, self._quality(so_far, training.network, loss)
+            except GeneratorExit:  # it ends here, and others may start from what it has come to
+                self._note(so_far, training.network)
+                raise
+        loss = self._train(training, course.planned)
+        yield 1.0, self._concluded(course, training, loss, recorded=True)
+
+    def test(self, assignment: BitAssignment) -> Quality:
+        """Quality on the whole test split of the network that :meth:`evaluate` has judged; it is trained again if need be.
+
+        Raises:
+            DataError: the test loader is empty or malformed; else as :meth:`evaluate`.
+            EvaluationError: as :meth:`evaluate`.
+        """
+        if self._is_float(assignment):
+            return self._untrained.test(assignment)
+        data, network = self._untrained.held_out(), self.trained(assignment)
+        with threads(self._options.threads):
+            return self._untrained.scoring.quality(network, data)
+
+    def trained(self, assignment: BitAssignment, *, seed: int | None = None) -> QuantizedNetwork:
+        """The network that was judged, under the assignment; that of an evaluation that a pruner ended early is so too.
+
+        Args:
+            seed: of its training; if None that of its recorded evaluation, and 0 where there is none.
+
+        Raises:
+            SpaceError, EvaluationError: as :meth:`evaluate`.
+        """
+        if self._is_float(assignment):
+            self._untrained.network.apply(assignment)
+            return self._untrained.network
+        known = self._past.course(assignment)
+        if known is not None and seed in (None, known.seed):
+            course = known
+        else:
+            course = self._course(assignment, seed or 0, self._options.epochs)
+        if course not in self._settled:
+            training = self._begin(course)
+            self._train(training, course.epochs)
+            self._settle(course, training.network)
+        return self._settled[course]
+
+    def probe(self, assignment: BitAssignment) -> Probe:
+        """See :meth:`PostTraining.probe`; before training."""
+        return self._untrained.probe(assignment)
+
+    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
+        """See :meth:`PostTraining.weight_errors`; before training."""
+        return self._untrained.weight_errors(site, bits)
+
+    def float_network(self) -> CalibratedFloatNetwork:
+        """See :meth:`PostTraining.float_network`."""
+        return self._untrained.float_network()
+
+    def fingerprint(self) -> str | None:
+        """See :class:`qsearch.protocols.Fingerprinted`; options of the training do not enter, as sensitivities precede it."""
+        return self._untrained.fingerprint()
+
+    def lessons(self) -> Lessons:
+        """See :class:`qsearch.protocols.Teaching`."""
+        return self._lessons
+
+    def _is_float(self, assignment: BitAssignment) -> bool:
+        """Whether all is in float, and no weight overlaid; what the pattern of a plain one is says nothing."""
+        patterns = {layer.pattern_site for layer in self._layers if layer.overlay}
+        return all(bits == FLOAT_BITS for site, bits in assignment.items() if site not in patterns)
+
+    def _course(self, assignment: BitAssignment, seed: int, epochs: int) -> Course:
+        """How an assignment is trained: from the start that it had if it was trained before."""
+        known = self._past.course(assignment)
+        if known is not None:
+            start = known.start
+        else:
+            start = self._past.nearest(assignment) if self._options.warm_start else FLOAT
+        return Course(assignment, seed, epochs, epochs, start)
+
+    def _begin(self, course: Course) -> FineTuning:
+        """A training before its first epoch; what it starts from is trained again where it is not kept."""
+        state, missing = None, list[Course]()
+        name = course.start
+        while state is None and name != FLOAT:
+            start = self._past.named(name)
+            state = self._past.load(start)
+            if state is None:
+                missing.append(start)
+                name = start.start
+        for start in reversed(missing):
+            training = self._begin_from(start, state)
+            self._train(training, start.epochs)
+            state = state_of(training.network)
+            self._past.store(start, state)
+        return self._begin_from(course, state)
+
+    def _begin_from(self, course: Course, state: State | None) -> FineTuning:
+        """A training from the state that its start was trained to; None for the float network."""
+        network = TrainableNetwork(self._lessons, course.assignment, self._family)
+        if state is not None:
+            begin_from(network, course.assignment, state, self._past.named(course.start).assignment)
+        options = self._options.model_copy(update={"epochs": course.planned})
+        return FineTuning(network, self._lessons, options, course.seed)
+
+    def _train(self, training: FineTuning, epochs: int) -> float:
+        """Go on until so many epochs are done; the mean loss of the last.
+
+        Raises:
+            EvaluationError: training diverged.
+        """
+        loss = math.nan
+        with threads(self._options.threads), repeatable():
+            while training.done < epochs:
+                loss = training.epoch()
+        if not all(bool(torch.isfinite(value).all()) for value in training.network.state_dict().values()):
+            raise _diverged(f"weights that are not finite after epoch {training.done}")
+        return loss
+
+    def _concluded(self, course: Course, training: FineTuning, loss: float, *, recorded: bool) -> Quality:
+        """Quality of a network whose training is over.
+
+        Args:
+            recorded: others may start from it.
+        """
+        network = self._settle(course, training.network)
+        with threads(self._options.threads):
+            quality = self._untrained.scoring.quality(network, self.validation)
+        if recorded:
+            self._note(course, training.network)
+        return replace(quality, details={**course.details, "training_loss": loss})
+
+    def _quality(self, course: Course, network: TrainableNetwork, loss: float) -> Quality:
+        """Quality of a network in training: what it would have if it settled now, without the effort of that."""
+        network.eval()
+        outputs = outputs_of(network, self._options.device)
+        with threads(self._options.threads):
+            quality = self._untrained.scoring.quality(outputs, self.validation)
+        return replace(quality, details={**course.details, "training_loss": loss})
+
+    def _settle(self, course: Course, network: TrainableNetwork) -> QuantizedNetwork:
+        """The network with what training has found, under its assignment; the last few are kept."""
+        batches = [batch.inputs for batch in self._untrained.calibration.batches(self._options.evaluation_batch_size)]
+        model, settled = self._workload.model(), network.settled()
+        try:
+            with threads(self._options.threads):
+                found = QuantizedNetwork(model, self._layers, batches, correction=False, settled=settled)
+                found.apply(course.assignment)
+        except EvaluationError as error:  # numbers that are not finite: the untrained network's were
+            raise _diverged("a network that gives NaN or infinity") from error
+        others = {key: value for key, value in self._settled.items() if key != course}
+        self._settled = dict([*others.items(), (course, found)][-SETTLED:])
+        return found
+
+    def _note(self, course: Course, network: TrainableNetwork) -> None:
+        """Remember what was trained, and its state where others may start from it."""
+        if self._past.course(course.assignment) is not None:
+            return
+        self._past.add(course)
+        if self._options.warm_start:
+            self._past.store(course, state_of(network))
+
+
+def _diverged(got: str) -> EvaluationError:
+    return EvaluationError("training must not diverge", got=got, fix="lower the rate, or raise the bits")

@@ -1,0 +1,1 @@
+"""Training a network under quantisers: quantisation-aware training, and what is built on it."""
