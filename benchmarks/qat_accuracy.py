@@ -54,7 +54,7 @@ class Case:
 
 
 CASES = {
-    "digits": Case("digits-resnet", {}, {"epochs": 30, "rate": 0.01}, 5, ("lsq", "ewgs", "pact", "dorefa")),
+    "digits": Case("digits-resnet", {}, {"epochs": 30, "rate": 0.01}, 3, ("lsq", "ewgs", "pact", "dorefa")),
     "cifar10": Case(
         "cifar10-resnet20",
         {"split": "all"},

@@ -84,10 +84,6 @@ class Learning(FineTuning):
 
     def __init__(self, network: LearningNetwork, lessons: Lessons, options: LearnedOptions, seed: int) -> None:
         super().__init__(network, lessons, options, seed)
-        for group in self._optimiser.param_groups:
-            group["fused"] = (
-                False  # whose momentum wants every gradient from the first step on: bits not met yet have none
-            )
         self.samples = self._count_of_steps = 0
         self._adam = torch.optim.Adam(parameters_of(network.bits), lr=options.bits_rate) if network.bits else None
 

@@ -11,7 +11,6 @@ target moves; retraining has the schedule that the options name.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -107,9 +106,8 @@ class Compression:
         if not project:
             return 0.0
         total = max(1, self._admm.iterations * self._epochs)
-        # what is added to the loss grows with ρ: that it is many times the loss is no divergence
         rate = self._training.rate if self._admm.rate is None else self._admm.rate
-        trained = self._stage({"epochs": total, "schedule": "constant", "rate": rate, "explosion": math.inf})
+        trained = self._stage({"epochs": total, "schedule": "constant", "rate": rate})
 
         def minimise(targets: Weights, rho: float) -> Weights:
             for site, target in targets.items():

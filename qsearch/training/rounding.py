@@ -54,39 +54,6 @@ STEEPNESS = 1.9
 """α of the inverse-tanh profile, below 2: h has its poles at ±1/α."""
 
 
-class Round(torch.autograd.Function):
-    """round(x), whose gradient is ∂ · (1 + δ·sign(∂)·h(x − round x)); see the module's notation."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: float, profile: Profile) -> Tensor:  # the signature of torch's is looser
-        """round(x), of the shape of ``x``."""
-        found = x.round()
-        ctx.delta, ctx.profile = delta, profile
-        if delta:
-            ctx.save_for_backward(x - found)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient by ``x``."""
-        (gradient,) = gradients
-        if ctx.delta:
-            gradient = rescaled(gradient, ctx.saved_tensors[0], ctx.delta, ctx.profile)
-        return gradient, None, None
-
-
-def rounded(x: Tensor, delta: float = 0.0, profile: Profile = "linear") -> Tensor:
-    """round(x), of the shape of ``x``, halves to even: for quantisers whose steps and ends get their gradients elsewhere.
-
-    Args:
-        x: any shape, in units of the step.
-        delta: δ.
-        profile: h.
-    """
-    found: Tensor = Round.apply(x, delta, profile)  # type: ignore[no-untyped-call]  # torch leaves it out
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """lo, hi, g, δ and h; tensors broadcast to the values, g to the step."""

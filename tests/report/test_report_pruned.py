@@ -165,7 +165,12 @@ def test_numbers_of_things(value: float, text: str) -> None:
 
 
 def test_one_and_a_part_are_many() -> None:
-    assert [wording.count(value, "run") for value in (1, 0.5, 1.5)] == ["1 run", "0.5 runs", "1.5 runs"]
+    assert [wording.count(value, "run") for value in (1, 0.5, 1.5, 1 - 1e-9)] == [
+        "1 run",
+        "0.5 runs",
+        "1.5 runs",
+        "1 run",
+    ]
 
 
 def test_plots_are_drawn(make_run: RunFactory, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from qsearch.training.rounding import (
     Profile,
     inverse_tanh,
     round_to_grid,
-    rounded,
     sign_times_step,
     signs,
     with_gradient_of,
@@ -158,25 +155,6 @@ def test_inverse_tanh_ends_at_half_and_is_odd() -> None:
     slopes = found.diff()
     assert slopes.min() == slopes[[49, 50]].min()
     assert slopes.argmax() in (0, 99)
-
-
-@pytest.mark.parametrize("profile", ["linear", "inverse-tanh"])
-def test_rounding_alone(profile: Profile) -> None:
-    x, d = (normal(200) * 4).requires_grad_(), normal(200, seed=1)
-    found = rounded(x, 0.1, profile)
-    found.backward(d)
-    offset = (x - x.round()).detach()
-    shape = offset if profile == "linear" else 0.5 * (1.9 * offset).atanh() / math.atanh(0.95)
-    assert torch.equal(found, x.round())
-    assert x.grad is not None
-    torch.testing.assert_close(x.grad, d * (1 + 0.1 * d.sign() * shape))
-
-
-def test_rounding_alone_is_straight_through_without_scaling() -> None:
-    x, d = normal(50).requires_grad_(), normal(50, seed=1)
-    rounded(x).backward(d)
-    assert x.grad is not None
-    assert torch.equal(x.grad, d)
 
 
 def test_signs_and_their_gradients() -> None:
