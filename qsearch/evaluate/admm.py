@@ -25,21 +25,20 @@ from pydantic import Field, model_validator
 
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import ConfigError, EvaluationError, nearest
+from qsearch.evaluate.before_training import BeforeTraining
 from qsearch.evaluate.data import Split
-from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.evaluate.keeping import kept_by_compression, kept_by_share, worth_pruning
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.threads import threads
 from qsearch.hardware.sparsity import layer_break_even, weight_storage
 from qsearch.layers import Layer
-from qsearch.protocols import CostModel, Probe, Workload
+from qsearch.protocols import CostModel, Workload
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.registry import PluginOptions, create, path_options
 from qsearch.training.admm import AdmmOptions
 from qsearch.training.compression import Compression
 from qsearch.training.devices import check_device, repeatable
 from qsearch.training.families import family
-from qsearch.training.lessons import Lessons
 from qsearch.training.options import TrainingOptions
 from qsearch.trial import Quality, Trial
 
@@ -78,7 +77,7 @@ class Compressed:
     details: Mapping[str, float | int | str]
 
 
-class JointCompression:
+class JointCompression(BeforeTraining):
     """Evaluates assignments of a workload by ADMM; see :class:`qsearch.training.compression.Compression`.
 
     An assignment that leaves all in float is not trained: its quality is that of the float network.
@@ -252,26 +251,6 @@ class JointCompression:
             layer.weight_site: state[layer.weight_site].double().square().flatten(1).numpy()[prunable].ravel()
             for layer, prunable in rows.items()
         }
-
-    def probe(self, assignment: BitAssignment) -> Probe:
-        """See :meth:`PostTraining.probe`; before anything is trained."""
-        return self._untrained.probe(assignment)
-
-    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
-        """See :meth:`PostTraining.weight_errors`; before anything is trained."""
-        return self._untrained.weight_errors(site, bits)
-
-    def float_network(self) -> CalibratedFloatNetwork:
-        """See :meth:`PostTraining.float_network`."""
-        return self._untrained.float_network()
-
-    def fingerprint(self) -> str | None:
-        """See :class:`qsearch.protocols.Fingerprinted`."""
-        return self._untrained.fingerprint()
-
-    def lessons(self) -> Lessons:
-        """See :class:`qsearch.protocols.Teaching`."""
-        return self._lessons
 
     def _break_even(self, layer: Layer, assignment: BitAssignment) -> float:
         """The least sparsity of a layer that pays."""

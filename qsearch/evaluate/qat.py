@@ -17,26 +17,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import ConfigError, EvaluationError
+from qsearch.evaluate.before_training import BeforeTraining
 from qsearch.evaluate.data import Split
-from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.evaluate.lessons import training_loader
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.threads import threads
 from qsearch.evaluate.warm_start import FLOAT, Course, Past, State, begin_from, state_of
 from qsearch.layers import Layer
-from qsearch.protocols import Probe, Workload
+from qsearch.protocols import Workload
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.training.devices import check_device, outputs_of, repeatable
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning
-from qsearch.training.lessons import Lessons
 from qsearch.training.network import TrainableNetwork
 from qsearch.training.options import TrainingOptions
 from qsearch.trial import Quality, Trial
@@ -45,7 +42,7 @@ SETTLED = 2
 """Trained networks that are kept in memory: a test, or an export, often follows the evaluation."""
 
 
-class QuantizationAware:
+class QuantizationAware(BeforeTraining):
     """Evaluates assignments of a workload by quantisation-aware training.
 
     An assignment that leaves all in float is not trained: its quality is that of the float network.
@@ -198,26 +195,6 @@ class QuantizationAware:
             self._train(training, course.epochs)
             self._settle(course, training.network)
         return self._settled[course]
-
-    def probe(self, assignment: BitAssignment) -> Probe:
-        """See :meth:`PostTraining.probe`; before training."""
-        return self._untrained.probe(assignment)
-
-    def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
-        """See :meth:`PostTraining.weight_errors`; before training."""
-        return self._untrained.weight_errors(site, bits)
-
-    def float_network(self) -> CalibratedFloatNetwork:
-        """See :meth:`PostTraining.float_network`."""
-        return self._untrained.float_network()
-
-    def fingerprint(self) -> str | None:
-        """See :class:`qsearch.protocols.Fingerprinted`; options of the training do not enter, as sensitivities precede it."""
-        return self._untrained.fingerprint()
-
-    def lessons(self) -> Lessons:
-        """See :class:`qsearch.protocols.Teaching`."""
-        return self._lessons
 
     def _is_float(self, assignment: BitAssignment) -> bool:
         """Whether all is in float, and no weight overlaid; what the pattern of a plain one is says nothing."""
