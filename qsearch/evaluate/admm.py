@@ -25,10 +25,8 @@ from pydantic import Field, model_validator
 
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import ConfigError, EvaluationError, nearest
-from qsearch.evaluate.before_training import BeforeTraining
-from qsearch.evaluate.data import Split
+from qsearch.evaluate.before_training import BeforeTraining, JudgedTrainingOptions
 from qsearch.evaluate.keeping import kept_by_compression, kept_by_share, worth_pruning
-from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.threads import threads
 from qsearch.hardware.sparsity import layer_break_even, weight_storage
 from qsearch.layers import Layer
@@ -39,7 +37,6 @@ from qsearch.training.admm import AdmmOptions
 from qsearch.training.compression import Compression
 from qsearch.training.devices import check_device, repeatable
 from qsearch.training.families import family
-from qsearch.training.options import TrainingOptions
 from qsearch.trial import Quality, Trial
 
 SCALE_BITS = 32
@@ -94,14 +91,10 @@ class JointCompression(BeforeTraining):
         DataError: no training data; else as :class:`PostTraining`.
     """
 
-    class Options(TrainingOptions):
-        """Options of the evaluator, beside those of :class:`TrainingOptions`; ``epochs`` are those of either retraining.
+    class Options(JudgedTrainingOptions):
+        """Options of the evaluator, beside those of :class:`JudgedTrainingOptions`; ``epochs`` are those of either retraining.
 
         Attributes:
-            samples: the first n validation samples are used; all if None.
-            calibration_samples: the first n calibration samples set the ranges of inputs that training starts from.
-            evaluation_batch_size: samples in a forward pass of an evaluation.
-            threads: processor threads during an evaluation; as they are if None.
             keep: share of the weights that is kept, of each layer, or of those that are named, by layer; others stay dense.
             compression: weights for each one that is kept, over the network, in place of ``keep``; what is kept of each
                 layer follows from the magnitudes of the float network.
@@ -113,10 +106,6 @@ class JointCompression(BeforeTraining):
             admm_epochs: passes over the training data of each of its iterations.
         """
 
-        samples: int | None = Field(default=None, ge=1)
-        calibration_samples: int = Field(default=512, ge=1)
-        evaluation_batch_size: int = Field(default=64, ge=1)
-        threads: int | None = Field(default=None, ge=1)
         keep: float | dict[str, float] | None = None
         compression: float | None = Field(default=None, ge=1)
         kernels: bool = False
@@ -150,24 +139,9 @@ class JointCompression(BeforeTraining):
         self._options, self._layers, self._workload = options, tuple(layers), workload
         self._shares = _shares(options, self._layers)
         self._model = None if options.hardware is None else _cost_model(options.hardware)
-        self._untrained = PostTraining(
-            workload,
-            layers,
-            PostTraining.Options(
-                samples=options.samples,
-                calibration_samples=options.calibration_samples,
-                batch_size=options.evaluation_batch_size,
-                threads=options.threads,
-            ),
-        )
-        self._lessons = self._untrained.lessons()
+        super().__init__(workload, layers, options)
         self._seeds: dict[BitAssignment, int] = {}
         self._last: tuple[tuple[BitAssignment, int, float], Compressed] | None = None
-
-    @property
-    def validation(self) -> Split:
-        """The samples that :meth:`evaluate` uses."""
-        return self._untrained.validation
 
     def remember(self, folder: Path | None, trials: Sequence[Trial]) -> None:
         """See :class:`qsearch.protocols.Remembering`: the seeds that the recorded trials had; nothing is kept in a folder."""

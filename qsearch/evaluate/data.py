@@ -6,7 +6,6 @@ Notation: n samples; the first extent of every tensor is the sample.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,23 +13,11 @@ from torch import Tensor
 
 from qsearch.errors import DataError
 from qsearch.quantize.trace import Inputs
+from qsearch.training.lessons import Batch
 
 
-@dataclass(frozen=True)
-class Split:
-    """Samples of one split, in the loader's order.
-
-    Attributes:
-        inputs: shape (n, …), or a tuple of such tensors for networks with several inputs.
-        targets: shape (n, …).
-    """
-
-    inputs: Inputs
-    targets: Tensor
-
-    def __len__(self) -> int:
-        """n."""
-        return len(self.targets)
+class Split(Batch):
+    """Samples of one split, in the loader's order."""
 
     def head(self, count: int) -> Split:
         """The first ``count`` samples; all where there are fewer."""

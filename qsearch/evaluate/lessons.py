@@ -15,7 +15,7 @@ from qsearch.protocols import Augmenting, Workload
 from qsearch.quantize.copies import duplicate
 from qsearch.quantize.modules import Inputs
 from qsearch.quantize.network import QuantizedNetwork
-from qsearch.training.lessons import Batch, Lessons
+from qsearch.training.lessons import Lessons
 
 
 def lessons_of(workload: Workload, layers: Sequence[Layer], calibrated: QuantizedNetwork) -> Lessons:
@@ -38,7 +38,7 @@ def lessons_of(workload: Workload, layers: Sequence[Layer], calibrated: Quantize
     def model() -> nn.Module:
         return duplicate(workload.model())  # which may be the workload's own, and is trained here
 
-    return Lessons(model, tuple(layers), calibrated, Batch(data.inputs, data.targets), loss, augment)
+    return Lessons(model, tuple(layers), calibrated, data, loss, augment)
 
 
 def training_loader(workload: Workload) -> Iterable[Any]:

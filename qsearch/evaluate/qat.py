@@ -22,10 +22,8 @@ from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import ConfigError, EvaluationError
-from qsearch.evaluate.before_training import BeforeTraining
-from qsearch.evaluate.data import Split
+from qsearch.evaluate.before_training import BeforeTraining, JudgedTrainingOptions
 from qsearch.evaluate.lessons import training_loader
-from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.threads import threads
 from qsearch.evaluate.warm_start import FLOAT, Course, Past, State, begin_from, state_of
 from qsearch.layers import Layer
@@ -35,7 +33,6 @@ from qsearch.training.devices import check_device, outputs_of, repeatable
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning
 from qsearch.training.network import TrainableNetwork
-from qsearch.training.options import TrainingOptions
 from qsearch.trial import Quality, Trial
 
 SETTLED = 2
@@ -57,25 +54,17 @@ class QuantizationAware(BeforeTraining):
         DataError: no training data; else as :class:`PostTraining`.
     """
 
-    class Options(TrainingOptions):
-        """Options of the evaluator, beside those of :class:`TrainingOptions`.
+    class Options(JudgedTrainingOptions):
+        """Options of the evaluator, beside those of :class:`JudgedTrainingOptions`.
 
         Attributes:
-            samples: the first n validation samples are used; all if None.
-            calibration_samples: the first n calibration samples set the ranges that training starts from.
             correction: take out the shift that quantisation causes, in what sensitivities ask; training needs none.
-            evaluation_batch_size: samples in a forward pass of an evaluation.
-            threads: processor threads during an evaluation; as they are if None.
             warm_start: start from the state of the nearest assignment that was evaluated before, and not from the float
                 network. Qualities then depend on the order of trials, as later ones have been trained for longer.
             keep: how many of the last states may be started from; each takes as much room as the network.
         """
 
-        samples: int | None = Field(default=None, ge=1)
-        calibration_samples: int = Field(default=512, ge=1)
         correction: bool = True
-        evaluation_batch_size: int = Field(default=64, ge=1)
-        threads: int | None = Field(default=None, ge=1)
         warm_start: bool = False
         keep: int = Field(default=64, ge=1)
 
@@ -90,25 +79,9 @@ class QuantizationAware(BeforeTraining):
             )
         training_loader(workload)  # told before anything is calibrated
         self._options, self._layers, self._workload = options, tuple(layers), workload
-        self._untrained = PostTraining(
-            workload,
-            layers,
-            PostTraining.Options(
-                samples=options.samples,
-                calibration_samples=options.calibration_samples,
-                correction=options.correction,
-                batch_size=options.evaluation_batch_size,
-                threads=options.threads,
-            ),
-        )
-        self._lessons = self._untrained.lessons()
+        super().__init__(workload, layers, options, correction=options.correction)
         self._past = Past(self._layers, options.keep)
         self._settled: dict[Course, QuantizedNetwork] = {}
-
-    @property
-    def validation(self) -> Split:
-        """The samples that :meth:`evaluate` uses."""
-        return self._untrained.validation
 
     def remember(self, folder: Path | None, trials: Sequence[Trial]) -> None:
         """See :class:`qsearch.protocols.Remembering`; states of networks are kept in the folder's ``trained``."""

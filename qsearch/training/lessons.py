@@ -15,7 +15,7 @@ from qsearch.quantize.network import QuantizedNetwork
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples that a step is made on.
+    """Samples, of a step or of a whole split.
 
     Attributes:
         inputs: shape (n, …), or a tuple of such tensors for networks with several inputs.
