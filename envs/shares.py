@@ -164,7 +164,7 @@ def _share(problem: Problem, layers: Sequence[Layer]) -> Share:
         tuple(tie for tie in ties if len(tie) > 1),
         {name: bits for name, bits in (space.fixed or {}).items() if name in names},
     )
-    owner = {name: variable for variable in space.variables for name in variable.sites}
+    owner = space.owners
     slices = [owner[variable.name].slice for variable in part.variables]
     entries = [np.arange(each.start, each.stop, dtype=np.int64) for each in slices]
     return Share(

@@ -162,6 +162,11 @@ class SearchSpace:
         return tuple(found)
 
     @cached_property
+    def owners(self) -> Mapping[str, Variable]:
+        """Site → its variable; fixed sites have none."""
+        return {name: variable for variable in self.variables for name in variable.sites}
+
+    @cached_property
     def dimension(self) -> int:
         """D: length of an index vector."""
         return sum(variable.length for variable in self.variables)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qsearch.costs import NetworkCost
 from qsearch.errors import UserError
 from qsearch.problem import Problem
-from qsearch.space import SearchSpace, Variable
+from qsearch.space import SearchSpace
 
 REFERENCE = 8
 """Bits of the uniform network that a target refers to where a problem has no bound."""
@@ -126,8 +126,3 @@ def by_cost(limits: Sequence[Limit]) -> Iterator[tuple[NetworkCost, Mapping[str,
     models = {id(limit.cost): limit.cost for limit in limits}
     for key, cost in models.items():
         yield cost, {limit.metric: limit.most for limit in limits if id(limit.cost) == key}
-
-
-def site_variables(space: SearchSpace) -> dict[str, Variable]:
-    """Site → its variable; fixed sites have none."""
-    return {name: variable for variable in space.variables for name in variable.sites}

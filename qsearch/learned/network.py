@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qsearch.assignment import BitAssignment
-from qsearch.learned.limits import Limit, concerned, site_variables
+from qsearch.learned.limits import Limit, concerned
 from qsearch.learned.penalty import Penalty
 from qsearch.learned.schemes import LearnedBits, Scheme, parameters_of
 from qsearch.quantize.network import input_sites
@@ -153,7 +153,7 @@ def divided(space: SearchSpace, limits: Sequence[Limit]) -> tuple[list[Variable]
 
 def _assignment(space: SearchSpace, held: Mapping[str, int]) -> BitAssignment:
     """Bits of the sites that do not learn."""
-    owners = site_variables(space)
+    owners = space.owners
     found = dict(space.fixed or {})
     found.update({site: held[owner.name] for site, owner in owners.items() if owner.name in held})
     return BitAssignment(found)

@@ -37,7 +37,7 @@ from qsearch.assignment import FLOAT_BITS
 from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.learned.interpolation import shares
-from qsearch.learned.limits import Limit, site_variables
+from qsearch.learned.limits import Limit
 from qsearch.space import Variable
 
 
@@ -67,7 +67,7 @@ class RealCost(nn.Module):
         self._greatest = metric in getattr(cost.model, "maxima", ())
         width = max([1, *(len(variable.choices) for variable in self._variables)])
         rows = {variable.name: row for row, variable in enumerate(self._variables)}
-        owners = site_variables(cost.space)
+        owners = cost.space.owners
         tables = np.zeros((len(cost.layers), width, width))
         places = []
         for table, layer in zip(tables, cost.layers, strict=True):

@@ -37,7 +37,7 @@ def canonical(space: SearchSpace, layers: Sequence[Layer], x: X) -> X:
     Args:
         layers: of the network, with the periods of their overlays.
     """
-    owner = {name: variable for variable in space.variables for name in variable.sites}
+    owner = space.owners
     x = x.copy()
     for layer in layers:
         if layer.overlay:

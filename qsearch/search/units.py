@@ -150,9 +150,8 @@ def _priced(
     cost: NetworkCost, metrics: Sequence[str]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], dict[str, Floats]]]:
     """Decisions, joint choices and costs of each layer; of each kernel where kernels have bits of their own."""
-    by_site = {name: variable for variable in cost.space.variables for name in variable.sites}
     for layer in cost.layers:
-        found = [by_site.get(layer.weight_site), by_site.get(layer.activation_site)]
+        found = [cost.space.owners.get(layer.weight_site), cost.space.owners.get(layer.activation_site)]
         variables = list(dict.fromkeys(variable for variable in found if variable is not None))
         counts = [len(variable.choices) for variable in variables]
         prices = [_price(cost, layer, dict(zip(variables, index, strict=True)), found) for index in np.ndindex(*counts)]
