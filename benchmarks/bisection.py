@@ -33,7 +33,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, HeldOutEvaluator, SensitivityTable
 from qsearch.search.paired import difference_interval
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 BITS = (4, 8, 16)

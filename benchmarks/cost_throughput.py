@@ -23,7 +23,8 @@ from qsearch.costs import NetworkCost
 from qsearch.errors import QSearchError
 from qsearch.protocols import CostModel
 from qsearch.registry import create, names
-from qsearch.space import Granularity, build_space
+from qsearch.sites import build_space
+from qsearch.space import Granularity
 from qsearch.testing.networks import resnet20
 
 BITS = range(2, 9)

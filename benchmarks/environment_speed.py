@@ -38,7 +38,7 @@ from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, Evaluator
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.trial import Quality, Trial
 
 Floats = NDArray[np.float64]

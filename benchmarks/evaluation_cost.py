@@ -26,7 +26,8 @@ from qsearch.evaluate.data import Split, read
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.protocols import Workload
 from qsearch.quantize.trace import forward, trace_layers
-from qsearch.space import Granularity, SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import Granularity, SearchSpace
 
 WORKLOADS = ("digits-resnet", "cifar10-resnet20")
 PARTS = ("apply", "correction", "forward", "evaluation")

@@ -108,7 +108,7 @@ def real(cache: Path, metric: str) -> Case:
 
 def grouped_space(layers: Sequence[Any]) -> SearchSpace:
     """The space of the layers with their weights tied in ``GROUPS`` runs of neighbours."""
-    from qsearch.space import build_space
+    from qsearch.sites import build_space
 
     groups = [[layer.weight_site for layer in part] for part in np.array_split(np.asarray(layers, object), GROUPS)]
     ties = [group for group in groups if len(group) > 1]

@@ -37,7 +37,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.report.statistics import Interval, paired_difference
-from qsearch.space import Granularity, build_space
+from qsearch.sites import build_space
+from qsearch.space import Granularity
 from qsearch.trial import Quality
 
 LEARNED = ("dq", "fracbits", "edge")

@@ -38,7 +38,8 @@ from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.report.statistics import paired_difference
-from qsearch.space import Granularity, build_space
+from qsearch.sites import build_space
+from qsearch.space import Granularity
 from qsearch.trial import Quality
 
 IMAGES = 1000

@@ -35,7 +35,8 @@ from qsearch.overlay import PATTERNS, Overlay
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.report.statistics import paired_difference
-from qsearch.space import SearchSpace, build_space, overlaid
+from qsearch.sites import build_space, overlaid
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 CASES = {"digits": "digits-resnet", "cifar10": "cifar10-resnet20"}

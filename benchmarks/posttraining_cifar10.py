@@ -26,7 +26,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.report.statistics import paired_difference
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 

@@ -27,7 +27,7 @@ from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Constraint, Objective, Problem, resolve
-from qsearch.space import build_space
+from qsearch.sites import build_space
 
 SEARCHERS: Mapping[str, Mapping[str, Any]] = {"random": {}, "optuna": {"sampler": "tpe"}}
 PRUNERS = ("none", "successive-halving", "hyperband", "median", "confidence")

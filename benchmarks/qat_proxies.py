@@ -40,7 +40,8 @@ from qsearch import registry
 from qsearch.assignment import BitAssignment
 from qsearch.campaign import layers_of
 from qsearch.layers import Layer
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 Floats = NDArray[np.float64]

@@ -28,7 +28,8 @@ from qsearch.evaluate.ptq import PostTraining
 from qsearch.layers import Layer
 from qsearch.protocols import Workload
 from qsearch.quantize.trace import trace_layers
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.training.families import FAMILIES, family
 from qsearch.training.finetuning import FineTuning
 from qsearch.training.lessons import Lessons

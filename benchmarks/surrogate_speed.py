@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from qsearch import registry
 from qsearch.measurements import geometry
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.surrogates.features import kind_of
 from qsearch.surrogates.fitted import Fitted
 from qsearch.surrogates.model import Batch, LogCost

@@ -3,7 +3,8 @@
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import QSearchError
 from qsearch.layers import Layer
-from qsearch.space import SearchSpace, Site, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, Site
 from qsearch.trial import Cost, Quality, Trial
 
 __version__ = "0.1.0"

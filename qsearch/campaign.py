@@ -40,7 +40,7 @@ from qsearch.pruning import Pruner, check_prunable
 from qsearch.quantize.trace import examine
 from qsearch.run import CONFIG_FILE, Run, RunInfo, provenance, read_config, read_info, storage_url
 from qsearch.serialise import quality_to_json
-from qsearch.space import build_space, overlaid
+from qsearch.sites import build_space, overlaid
 from qsearch.trial import Quality, Trial
 
 log = logging.getLogger(__name__)

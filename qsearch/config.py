@@ -27,6 +27,7 @@ from qsearch.oracle import Budget
 from qsearch.overlay import Overlay
 from qsearch.overlay_costs import Charge
 from qsearch.problem import Constraint, Direction, Objective
+from qsearch.sites import CONSTANT_BITS, STATE_BITS
 
 
 class _Strict(BaseModel):
@@ -96,10 +97,13 @@ class OverlayConfig(_Strict):
 
 
 class SpaceConfig(_Strict):
-    """Bits to choose from, and what is not searched; see :func:`qsearch.space.build_space`."""
+    """Bits to choose from, and what is not searched; see :func:`qsearch.sites.build_space`."""
 
     weight_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
     activation_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
+    state_bits: Bitwidths = STATE_BITS
+    leak_bits: Bitwidths = CONSTANT_BITS
+    threshold_bits: Bitwidths = CONSTANT_BITS
     granularity: Literal["layer", "kernel"] = "layer"
     fixed: dict[str, Annotated[int, Field(ge=0, le=32)]] = {}
     ties: tuple[str | Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()

@@ -17,8 +17,8 @@ between index vectors and assignments; ``bits`` decodes a whole batch to arrays 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,13 +27,17 @@ from numpy.typing import NDArray
 
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import SpaceError, nearest
-from qsearch.layers import Layer
-from qsearch.overlay import ALL, FEWEST_BITS, Overlay
+from qsearch.overlay import ALL
 
-Role = Literal["weight", "activation", "overlay", "pattern"]
+Role = Literal["weight", "activation", "overlay", "pattern", "state", "leak", "threshold", "spikes"]
 Granularity = Literal["layer", "kernel"]
+SPIKE_BITS = 1
+"""Bits of an input that is nothing but spikes: each says that it happened."""
 SiteBits = Mapping[str, BitArray]
 """Site → bits of a batch, shape (A, kernels); (A, 1) for a site with one bitwidth. Integers of any width: 8 bits hold them."""
+
+FEWEST: Mapping[str, int] = {"activation": 1, "state": 2, "leak": 1, "threshold": 1, "spikes": 1}
+"""Role → its fewest bits; 0, which prunes, where it is not named. A state has a sign and something beside it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Site:
     Attributes:
         name: unique name ("layer1.0.conv1.weight").
         layer: name of the layer it belongs to.
-        role: "weight", or "activation" for the layer's input; "overlay" and "pattern" are no tensors but say how a
-            weight is put together (:mod:`qsearch.overlay`), and their choices are no bits.
+        role: "weight", or "activation" for the layer's input, "spikes" where that is nothing else; "state", "leak" and
+            "threshold" of neurons; "overlay" and "pattern" are no tensors but say how a weight is put together
+            (:mod:`qsearch.overlay`), and their choices are no bits.
         choices: allowed bits, ascending and distinct, each within 0..32.
         kernels: 1 for one bitwidth per tensor, else the number of kernels with bits of their own.
         operand: which of the layer's inputs an activation is; 1 for the second operand of a matrix product.
@@ -64,8 +69,8 @@ class Site:
             )
         if self.choices[0] < 0 or self.choices[-1] > FLOAT_BITS:
             raise SpaceError(f"bits of {self.name!r} must be within 0..{FLOAT_BITS}", got=self.choices)
-        if self.role == "activation" and self.choices[0] < 1:
-            raise SpaceError(f"activation bits of {self.name!r} must be at least 1", got=self.choices)
+        if self.choices[0] < (fewest := FEWEST.get(self.role, 0)):
+            raise SpaceError(f"{self.role} bits of {self.name!r} must be at least {fewest}", got=self.choices)
         if self.kernels < 1:
             raise SpaceError(f"site {self.name!r} must have at least one kernel", got=self.kernels)
 
@@ -96,7 +101,7 @@ class SearchSpace:
 
     Raises:
         SpaceError: a name twice or unknown, ties of different shapes, choices or fixed bits, a site in two ties,
-            fixed bits outside 0..32 (1..32 for activations).
+            fixed bits outside 0..32 (fewer than :data:`FEWEST` of its role).
     """
 
     sites: tuple[Site, ...]
@@ -127,7 +132,7 @@ class SearchSpace:
                     fix="fix all of them at the same bits, or leave one out of the tie",
                 )
         for name, bits in (self.fixed or {}).items():
-            fewest = 1 if self._by_name[name].role == "activation" else 0
+            fewest = FEWEST.get(self._by_name[name].role, 0)
             if not fewest <= bits <= FLOAT_BITS:
                 raise SpaceError(f"fixed bits of {name!r} must be within {fewest}..{FLOAT_BITS}", got=bits)
 
@@ -293,149 +298,4 @@ class SearchSpace:
 
 def _plain(role: Role, bits: int) -> int:
     """What a site has in a network of plain weights at ``bits``."""
-    return {"overlay": ALL, "pattern": 0}.get(role, bits)
-
-
-def build_space(
-    layers: Sequence[Layer],
-    *,
-    weight_bits: Iterable[int],
-    activation_bits: Iterable[int],
-    granularity: Granularity = "layer",
-    ties: Iterable[Sequence[str]] = (),
-    fixed: Mapping[str, int] | None = None,
-    overlay: Overlay | None = None,
-) -> SearchSpace:
-    """The space of a network: a weight site and an input-activation site per layer, two of the latter per matrix product.
-
-    Args:
-        layers: the layers of the network, in order. Embeddings have no activation site: indices are not quantised.
-        weight_bits, activation_bits: allowed bits.
-        granularity: "kernel" gives each kernel of a weight its own bits.
-        ties: groups of site names that must agree; a site that is fixed fixes those that it is tied with.
-        fixed: site name, layer name, or one of "first", "last", "weights", "activations" → bits. A name that is
-            more specific wins: a site over a layer, a layer over a group. An overlay's or a pattern's site is fixed by
-            its own name only; the former at P, or at ``ALL``, to keep every weight.
-        overlay: gives each layer two more sites, of role "overlay" and "pattern"; not one whose weight is fixed, which
-            stays plain. Its weight bits are then those of the kept weights.
-
-    Raises:
-        SpaceError: as :class:`SearchSpace`; an unknown name in ``fixed`` or in the layers of the overlay; tied sites that
-            are fixed at different bits; weights of fewer than 2 bits, or with bits per kernel, beside an overlay; an
-            overlay of no weight, or of one that is named and fixed.
-    """
-    weights, activations = tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits)))
-    sites: list[Site] = []
-    for layer in layers:
-        kernels = layer.kernels if granularity == "kernel" else 1
-        if layer.kind == "matmul":
-            sites.append(Site(layer.weight_site, layer.name, "activation", activations, operand=1))
-        else:
-            sites.append(Site(layer.weight_site, layer.name, "weight", weights, kernels))
-        if layer.kind != "embedding":
-            sites.append(Site(layer.activation_site, layer.name, "activation", activations))
-    tied, given = tuple(map(tuple, ties)), dict(fixed or {})
-    extra = [site for layer in layers for site in _overlay_sites(layer, overlay)]
-    if overlay is not None:
-        given |= {site.name: ALL for site in extra if site.role == "overlay" and given.get(site.name) == overlay.period}
-    pins = _pins(sites, extra, layers, given)
-    for tie in tied:
-        if len(bits := {pins[name] for name in tie if name in pins}) == 1:
-            pins.update(dict.fromkeys(tie, *bits))
-    if overlay is not None:
-        extra = [site for site in extra if f"{site.layer}.weight" not in pins]
-        _check_overlays(sites, extra, layers, overlay, pins)
-        sites = [site for own in sites for site in (own, *(also for also in extra if _beside(own, also)))]
-    return SearchSpace(tuple(sites), tied, pins)
-
-
-def overlaid(layers: Sequence[Layer], space: SearchSpace, overlay: Overlay | None) -> tuple[Layer, ...]:
-    """The layers with the period of the overlay, where the space gives them a site for it."""
-    names = {site.layer for site in space.sites if site.role == "overlay"}
-    period = 0 if overlay is None else overlay.period
-    return tuple(replace(layer, overlay=period if layer.name in names else 0) for layer in layers)
-
-
-def _overlay_sites(layer: Layer, overlay: Overlay | None) -> list[Site]:
-    """The two sites of a layer's overlay; none of a matrix product, or of a layer that is not to be overlaid."""
-    if overlay is None or layer.kind == "matmul" or (overlay.layers is not None and layer.name not in overlay.layers):
-        return []
-    return [
-        Site(layer.overlay_site, layer.name, "overlay", overlay.kept_choices),
-        Site(layer.pattern_site, layer.name, "pattern", overlay.pattern_choices),
-    ]
-
-
-def _beside(own: Site, also: Site) -> bool:
-    """Whether a site of an overlay belongs to a weight."""
-    return own.role == "weight" and own.layer == also.layer
-
-
-def _check_overlays(
-    sites: Sequence[Site], extra: Sequence[Site], layers: Sequence[Layer], overlay: Overlay, pins: Mapping[str, int]
-) -> None:
-    """Raise unless there are weights to overlay, all of them can be, and what is named is there."""
-    _check_named(layers, overlay, pins)
-    there = {site.name: site.choices for site in (*sites, *extra)}
-    for name, value in pins.items():
-        if name not in there:
-            raise SpaceError(f"{name!r} belongs to a layer whose weight is fixed, and which stays plain", got=value)
-    for site in extra:
-        if site.name in pins and pins[site.name] not in site.choices:
-            allowed = [
-                overlay.period if choice == ALL and site.role == "overlay" else choice for choice in site.choices
-            ]
-            raise SpaceError(f"site {site.name!r} must be fixed at one of {allowed}", got=pins[site.name])
-    if not extra:
-        raise SpaceError(
-            "an overlay needs a weight to apply to", got="none that is not fixed", fix="or leave space.overlay out"
-        )
-    for site in sites:
-        one = site.kernels == 1
-        if any(_beside(site, also) for also in extra) and not (one and site.choices[0] >= FEWEST_BITS):
-            raise SpaceError(
-                f"a weight that may be overlaid needs one bitwidth per layer, of at least {FEWEST_BITS}",
-                got=f"{site.choices[0]} bits at {site.name!r}" if one else "granularity: kernel",
-                fix="fixed weights stay plain" if one else "take granularity: layer",
-            )
-
-
-def _check_named(layers: Sequence[Layer], overlay: Overlay, pins: Mapping[str, int]) -> None:
-    """Raise unless the layers that an overlay names are there, and have weights that are not fixed."""
-    by_name = {layer.name: layer for layer in layers}
-    weights = [name for name, layer in by_name.items() if layer.kind != "matmul"]
-    for name in overlay.layers or ():
-        if name not in by_name:
-            raise SpaceError(f"unknown layer {name!r} in the layers of the overlay", fix=nearest(name, weights))
-        if name not in weights:
-            raise SpaceError("layers of the overlay must have a weight", got=f"{name!r}, a product of two activations")
-        if (site := by_name[name].weight_site) in pins:
-            raise SpaceError(
-                f"layer {name!r} of the overlay must not have its weight fixed",
-                got=pins[site],
-                fix="fixed weights stay plain: leave it out of one of the two",
-            )
-
-
-def _pins(
-    sites: Sequence[Site], extra: Sequence[Site], layers: Sequence[Layer], fixed: dict[str, int]
-) -> dict[str, int]:
-    """Resolve the names allowed in ``fixed`` to site names, the least specific first; ``extra`` ones by name alone."""
-    groups: dict[str, list[str]] = {
-        "weights": [site.name for site in sites if site.role == "weight"],
-        "activations": [site.name for site in sites if site.role == "activation"],
-        "first": [site.name for site in sites if layers and site.layer == layers[0].name],
-        "last": [site.name for site in sites if layers and site.layer == layers[-1].name],
-    }
-    by_layer = {layer.name: [site.name for site in sites if site.layer == layer.name] for layer in layers}
-    by_site = {site.name: [site.name] for site in (*sites, *extra)}
-    known = {**groups, **by_layer, **by_site}
-    pins: dict[str, int] = {}
-    for scope in (groups, by_layer, by_site):
-        for name in scope:
-            if name in fixed:
-                pins.update(dict.fromkeys(scope[name], fixed[name]))
-    for name in fixed:
-        if name not in known:
-            raise SpaceError(f"unknown name {name!r} in fixed", fix=nearest(name, known))
-    return pins
+    return {"overlay": ALL, "pattern": 0, "spikes": SPIKE_BITS}.get(role, bits)

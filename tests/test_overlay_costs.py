@@ -15,7 +15,7 @@ from qsearch.overlay import ALL, PATTERNS, REGULAR, Overlay
 from qsearch.overlay_costs import Charge, Choice, OverlayPrices
 from qsearch.protocols import CostModel
 from qsearch.registry import create
-from qsearch.space import build_space, overlaid
+from qsearch.sites import build_space, overlaid
 
 PLAIN = (
     Layer("a", "conv", 16, 16, (3, 3), (1, 1), 1, (8, 8), (8, 8)),

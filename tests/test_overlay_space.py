@@ -11,7 +11,8 @@ from qsearch.config import OverlayConfig, parse
 from qsearch.errors import ConfigError, SpaceError
 from qsearch.layers import Layer
 from qsearch.overlay import ALL, PATTERNS, REGULAR, Overlay, index_bits, kept_weights, stored_bits
-from qsearch.space import SearchSpace, build_space, overlaid
+from qsearch.sites import build_space, overlaid
+from qsearch.space import SearchSpace
 
 LAYERS = (
     Layer("first", "conv", 3, 16, (3, 3), (1, 1), 1, (8, 8), (8, 8)),
@@ -151,7 +152,7 @@ def campaign(**given: object) -> dict[str, object]:
         ),
         (
             {"overlay": Overlay(layers=("scores",))},
-            "layers of the overlay must have a weight; got 'scores', a product of two activations",
+            "layers of the overlay must have a weight; got 'scores', of kind matmul",
         ),
         (
             {"overlay": Overlay(layers=("first", "last")), "fixed": {"first": 8}},

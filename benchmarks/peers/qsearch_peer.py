@@ -19,7 +19,7 @@ from qsearch.assignment import FLOAT_BITS
 from qsearch.campaign import layers_of
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.workloads.base import ArrayWorkload, Samples, Splits
 
 

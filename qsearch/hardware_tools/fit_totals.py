@@ -10,7 +10,7 @@ from typing import Any
 from qsearch import registry
 from qsearch.errors import QSearchError
 from qsearch.layers import Layer
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.surrogates.judging import LEVEL
 
 USUAL = 8

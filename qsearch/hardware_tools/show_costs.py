@@ -14,7 +14,7 @@ from qsearch.hardware.axes import check_same_axis
 from qsearch.hardware.constants import Constant
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.trial import Cost
 
 

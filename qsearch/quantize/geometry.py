@@ -11,11 +11,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from qsearch.layers import Layer
 from qsearch.quantize.modules import CONVOLUTIONS
+from qsearch.spiking.neurons import Integrator, Neuron
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,42 @@ def _product(name: str, a: Tensor, output: Tensor, b: Tensor, batch: int) -> Lay
     return Layer(name, "matmul", inner, columns, input_size=(rows,), output_size=(rows,), uses=uses)
 
 
+def describe_neurons(name: str, module: Integrator, currents: Tensor, output: Tensor) -> list[Layer]:
+    """Layers of one call of neurons: their state, and their thresholds where they have some.
+
+    Args:
+        currents: (B, T, C, *extents).
+        output: what comes out of them, of that shape.
+    """
+    batch, steps, channels = currents.shape[:3] if currents.dim() > 2 else (*currents.shape, 1)
+    extents = tuple(currents.shape[3:])
+    leaks = 0 if module.leak is None else module.leak.weight.numel()
+    events = float(output.sum()) / batch if isinstance(module, Neuron) else None
+    geometry: dict[str, Any] = {"input_size": extents, "output_size": extents, "uses": steps, "events": events}
+    found = [Layer(name, "neuron", channels, channels, constants=leaks, **geometry)]
+    if isinstance(module, Neuron):
+        kept = module.threshold.weight.numel()
+        found.append(Layer(f"{name}.threshold", "threshold", channels, channels, constants=kept, **geometry))
+    return found
+
+
+def in_steps(layer: Layer, x: Tensor, batch: int) -> Layer:
+    """A call of a layer of a spiking network: vectors (k·B, c_in) are a use each, and spikes are counted.
+
+    What a layer reads is spikes where all of it is whole numbers, none of them negative.
+    """
+    if layer.kind == "linear" and x.dim() == 2:
+        layer = replace(layer, uses=layer.positions, input_size=(), output_size=())
+    if not x.is_floating_point() or bool((x < 0).any()) or bool((x != x.round()).any()):
+        return layer
+    return replace(layer, events=float(x.sum()) / batch)
+
+
 def together(calls: Sequence[Layer]) -> Layer:
     """One layer for all calls of a module."""
     first, uses = calls[0], sum(call.uses for call in calls)
+    known = [call.events for call in calls if call.events is not None]
+    first = replace(first, events=sum(known) if len(known) == len(calls) else None)
     other = next((call for call in calls if _maps(call) != _maps(first)), None)
     if other is None:
         return replace(first, uses=uses)

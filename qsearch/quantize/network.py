@@ -24,6 +24,7 @@ from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
 from qsearch.quantize.correction import ShiftCorrection
 from qsearch.quantize.modules import QUANTISABLE, Inputs, forward, given
+from qsearch.quantize.neurons import NeuronRegisters, Register
 from qsearch.quantize.overlay import OverlaidWeight, OverlayTable
 from qsearch.quantize.unfolding import close, unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
@@ -44,6 +45,7 @@ class Settled:
             that it does not name are the network's.
         weights: weight site → the weight at the bitwidths of its kernels.
         inputs: input site → its quantiser.
+        registers: site of neurons → its register.
         overlays: weight site → the weight under its overlay, of those that have one.
     """
 
@@ -51,6 +53,7 @@ class Settled:
     weights: Mapping[str, Sequence[QuantizedWeight]] = field(default_factory=dict)
     inputs: Mapping[str, ActivationQuantizer] = field(default_factory=dict)
     overlays: Mapping[str, OverlaidWeight] = field(default_factory=dict)
+    registers: Mapping[str, Register] = field(default_factory=dict)
 
 
 class QuantizedNetwork:
@@ -96,7 +99,7 @@ class QuantizedNetwork:
         self._weights = {
             layer.weight_site: WeightTable(layer.weight_site, _weight(self._modules[layer.name]))
             for layer in layers
-            if layer.kind != "matmul"
+            if layer.weighted
         }
         self._overlays = {
             layer.weight_site: OverlayTable(self._weights[layer.weight_site], layer.overlay)
@@ -106,11 +109,14 @@ class QuantizedNetwork:
         self._beside = {
             layer.weight_site: (layer.overlay_site, layer.pattern_site) for layer in layers if layer.overlay
         }
+        self._neurons = NeuronRegisters(self._modules, layers)
         self._inputs = {site: place for layer in layers for site, place in input_sites(layer).items()}
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
         extra = [site for sites in self._beside.values() for site in sites]
-        self._bits: dict[str, Bits] = dict.fromkeys([*self._weights, *self._ranges, *extra], FLOAT_BITS)
+        extra += [layer.activation_site for layer in layers if layer.events is not None]  # spikes stay as they are
+        sites = dict.fromkeys([*self._weights, *self._ranges, *self._neurons.sites, *extra])
+        self._bits: dict[str, Bits] = dict.fromkeys(sites, FLOAT_BITS)
         self._refuse_others()
         self._calibrate()
         self._adopt(settled or Settled())
@@ -139,7 +145,8 @@ class QuantizedNetwork:
         for overlay, pattern in self._beside.values():
             if wanted[overlay] == ALL:
                 wanted[pattern] = FLOAT_BITS  # it has no meaning there
-        parts = {site: (site, *self._beside.get(site, ())) for site in (*self._weights, *self._ranges)}
+        settable = (*self._weights, *self._ranges, *self._neurons.sites)
+        parts = {site: (site, *self._beside.get(site, ())) for site in settable}
         changed = [site for site, named in parts.items() if any(wanted[part] != self._bits[part] for part in named)]
         if not changed and self._settled:
             return
@@ -191,8 +198,12 @@ class QuantizedNetwork:
             raise SpaceError(f"the network has no input site {site!r}", fix=nearest(site, self._ranges))
         return self._ranges[site].quantizer(bits)
 
+    def register(self, site: str, bits: int) -> Register | None:
+        """The register of a site of neurons at one bitwidth; None for float."""
+        return self._neurons.register(site, bits)
+
     def is_weight(self, site: str) -> bool:
-        """Whether a site is a weight; the others are inputs of layers."""
+        """Whether a site is a weight; the others are inputs of layers, or of neurons."""
         return site in self._weights
 
     def _table(self, site: str) -> WeightTable:
@@ -215,6 +226,8 @@ class QuantizedNetwork:
             if values.stride() != weight.stride():  # functional calls with the weight know it by its layout
                 values = torch.empty_like(weight).copy_(values)
             weight.data = values
+        elif site in self._neurons.sites:
+            self._neurons.set(site, bits)
         elif not isinstance(bits, int) or bits < 1:
             raise SpaceError(f"activation site {site!r} takes one bitwidth of at least 1", got=bits)
         elif bits == FLOAT_BITS:
@@ -267,6 +280,7 @@ class QuantizedNetwork:
             self._modules[layer].register_forward_pre_hook(_observe(self._ranges[site], operand), with_kwargs=True)
             for site, (layer, operand) in self._inputs.items()
         ]
+        handles += self._neurons.watch()
         try:
             outputs = [_checked(self.model, forward(self.model, batch), batch) for batch in self._calibration]
         finally:
@@ -282,6 +296,8 @@ class QuantizedNetwork:
             self._ranges[site].adopt(quantizer)
         for site, overlaid in settled.overlays.items():
             self._overlay(site).adopt(overlaid)
+        for site, register in settled.registers.items():
+            self._neurons.adopt(site, register)
 
     def _quantise_input(self, site: str, operand: int) -> Hook:
         def quantise(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -337,8 +353,8 @@ def _observe(seen: ActivationRange, operand: int) -> Hook:
 
 
 def input_sites(layer: Layer) -> dict[str, tuple[str, int]]:
-    """Sites of a layer's inputs → its name, and which of its inputs each is."""
-    if layer.kind == "embedding":
+    """Sites of a layer's inputs that are quantised → its name, and which of its inputs each is."""
+    if layer.events is not None or layer.kind in ("embedding", "neuron", "threshold"):
         return {}
     first = {layer.activation_site: (layer.name, 0)}
     return first | {layer.weight_site: (layer.name, 1)} if layer.kind == "matmul" else first
@@ -351,7 +367,7 @@ def own_modules(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Modul
         if layer.name not in modules:
             raise DataError(f"the network must have the layer {layer.name!r}", fix=nearest(layer.name, modules))
         module = modules[layer.name]
-        if layer.kind == "matmul":
+        if not layer.weighted:
             continue
         module.weight = nn.Parameter(_weight(module).detach().clone(), requires_grad=False)
     return {layer.name: modules[layer.name] for layer in layers}

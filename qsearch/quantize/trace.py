@@ -20,7 +20,7 @@ from qsearch.anatomy import Anatomy, LeftInFloat
 from qsearch.errors import DataError
 from qsearch.layers import Layer
 from qsearch.quantize.discovery import named
-from qsearch.quantize.geometry import describe, together
+from qsearch.quantize.geometry import describe, describe_neurons, in_steps, together
 from qsearch.quantize.liveness import Liveness
 from qsearch.quantize.modules import LAYERS, QUANTISABLE, Inputs, forward, given, head
 from qsearch.quantize.products import MatrixProduct
@@ -28,6 +28,7 @@ from qsearch.quantize.routing import stand_ins
 from qsearch.quantize.ties import Streams
 from qsearch.quantize.unfolding import Unfolding, unfold
 from qsearch.quantize.views import Constants, View
+from qsearch.spiking.neurons import Constant, Integrator
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +100,12 @@ def _run(network: nn.Module, example: Inputs, streams: Streams, liveness: Livene
         DataError: as :func:`examine`.
     """
     calls: dict[str, list[Layer]] = {}
+    spiking = any(isinstance(module, Integrator) for module in network.modules())
     for name, module in network.named_modules():
         if isinstance(module, LAYERS):
-            _watch(name, module, calls, _samples(example), streams, liveness)
+            _watch(name, module, calls, _samples(example), streams, liveness, spiking=spiking)
+        elif isinstance(module, Integrator):
+            _watch_neurons(name, module, calls)
     try:
         with torch.random.fork_rng(), torch.no_grad(), liveness or nullcontext(), streams:
             outputs = forward(network, example)
@@ -123,8 +127,10 @@ def _watch(
     batch: int,
     streams: Streams,
     liveness: Liveness | None,
+    *,
+    spiking: bool,
 ) -> None:
-    """Note every call of a layer."""
+    """Note every call of a layer; in a spiking network, the spikes that reach it too."""
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not isinstance(module, nn.Embedding):
@@ -136,11 +142,23 @@ def _watch(
 
     def end(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
         x, *others = args[:2] if isinstance(module, MatrixProduct) else (given(args, kwargs),)
-        calls.setdefault(name, []).append(describe(name, module, x, output, batch, *others))
+        found = describe(name, module, x, output, batch, *others)
+        calls.setdefault(name, []).append(in_steps(found, x, batch) if spiking and not others else found)
         if liveness is not None:
             liveness.end(name, x, *others)
 
     module.register_forward_pre_hook(begin, with_kwargs=True)
+    module.register_forward_hook(end, with_kwargs=True)
+
+
+def _watch_neurons(name: str, module: Integrator, calls: dict[str, list[Layer]]) -> None:
+    """Note every call of neurons, which are a layer or two."""
+
+    def end(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
+        x = args[0] if args else kwargs["currents"]
+        for found in describe_neurons(name, module, x, output):
+            calls.setdefault(found.name, []).append(found)
+
     module.register_forward_hook(end, with_kwargs=True)
 
 
@@ -165,7 +183,7 @@ def _left_out(unfolding: Unfolding, layers: Mapping[str, object]) -> list[LeftIn
     for name, module in unfolding.network.named_modules():
         if isinstance(module, nn.MultiheadAttention) and name in told:
             inside.update(module.modules())
-        if name in layers or module in inside:
+        if name in layers or module in inside or isinstance(module, Constant):
             continue
         parameters = {
             key: parameter.numel()

@@ -38,7 +38,8 @@ from qsearch.hardware.base import Costs, VectorCostModel
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, Evaluator, Probe
-from qsearch.space import SearchSpace, SiteBits, Variable, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, SiteBits, Variable
 from qsearch.trial import Quality
 
 ACCURACY = (Objective("accuracy", "maximize"),)

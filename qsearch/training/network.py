@@ -7,7 +7,7 @@ says what was found in the terms of that class, which then evaluates and exports
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,9 +23,11 @@ from qsearch.overlay import ALL
 from qsearch.quantize.activations import ActivationQuantizer
 from qsearch.quantize.modules import Inputs
 from qsearch.quantize.network import QuantizedNetwork, Settled, input_sites, own_modules
+from qsearch.quantize.neurons import NeuronRegisters, Register
 from qsearch.quantize.overlay import OverlaidWeight
 from qsearch.quantize.unfolding import unfold
 from qsearch.quantize.weights import QuantizedWeight
+from qsearch.spiking.neurons import Integrator
 from qsearch.training.lessons import Lessons
 from qsearch.training.overlay import OverlaidLearner, overlaid_learner
 from qsearch.training.quantizers import Family, InputLearner, Learner, WeightLearner
@@ -66,6 +68,7 @@ class TrainableNetwork(nn.Module):
                 self._quantise_weight(layer, assignment, calibrated, family)
             for site, (_, operand) in input_sites(layer).items():
                 self._quantise_input(layer, site, operand, assignment, calibrated, family)
+        self._registers = self._give_registers(lessons.layers, assignment, calibrated)
 
     def forward(self, inputs: Inputs) -> Any:
         """The network's output on a batch."""
@@ -84,9 +87,12 @@ class TrainableNetwork(nn.Module):
         return [parameter for parameter in self.model.parameters() if id(parameter) not in known], steps
 
     def constrain(self) -> None:
-        """Bring the quantisers' parameters back to where they make sense; call it after every step."""
+        """Bring parameters of quantisers and neurons back to where they make sense; call it after every step."""
         for learner in self.learners:
             learner.constrain()
+        for module in self.model.modules():
+            if isinstance(module, Integrator):
+                module.constrain()
 
     def penalty(self) -> Tensor | None:
         """What the quantisers add to the loss; None for nothing."""
@@ -108,7 +114,7 @@ class TrainableNetwork(nn.Module):
             if isinstance(learner, OverlaidLearner)
         }
         inputs = {site: _moved(learner.settle()) for site, learner in self.inputs.items()}
-        return Settled(self.float_state(), weights, inputs, overlays)
+        return Settled(self.float_state(), weights, inputs, overlays, self._registers)
 
     def float_state(self) -> dict[str, Tensor]:
         """Parameters and buffers of the network in float, by their names without quantisers; a copy, on the processor."""
@@ -130,6 +136,19 @@ class TrainableNetwork(nn.Module):
 
     def _float(self, site: str) -> nn.Parameter:
         return self.float_weight(site.removesuffix(".weight"))
+
+    def _give_registers(
+        self, layers: Sequence[Layer], assignment: BitAssignment, calibrated: QuantizedNetwork
+    ) -> dict[str, Register]:
+        """Let neurons have their states, leaks and thresholds in registers; site → register, where it is not float."""
+        neurons = NeuronRegisters(self._modules_of, layers)
+        found: dict[str, Register] = {}
+        for site in neurons.sites:
+            if (register := calibrated.register(site, assignment.highest(site))) is not None:
+                neurons.adopt(site, register)
+                neurons.set(site, register.bits)
+                found[site] = register
+        return found
 
     def _quantise_weight(
         self, layer: Layer, assignment: BitAssignment, calibrated: QuantizedNetwork, family: Family

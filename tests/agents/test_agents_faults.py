@@ -14,7 +14,7 @@ from qsearch.errors import ConfigError, EvaluationError, InfeasibleError, Plugin
 from qsearch.layers import Layer
 from qsearch.oracle import Budget
 from qsearch.problem import Bound, Problem
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import QuadraticEvaluator, SizeAndBops, coupled, kernels, separable
 from qsearch.trial import Quality
 

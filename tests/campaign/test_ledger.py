@@ -25,7 +25,8 @@ from qsearch.errors import StorageError
 from qsearch.ledger import Ledger, exists, open_storage
 from qsearch.problem import Objective
 from qsearch.serialise import cost_from_json, cost_to_json, quality_from_json, quality_to_json
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.problems import ACCURACY, ACCURACY_AND_SIZE, linear_layers
 from qsearch.trial import Cost, Quality, Trial
 

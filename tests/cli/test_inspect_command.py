@@ -27,7 +27,7 @@ from qsearch.registry import PluginOptions
 from qsearch.report.inspection_table import inspection_json, shape, tables, tail, together
 from qsearch.report.wording import abridged
 from qsearch.run import load
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.trial import Quality
 from qsearch.workloads.base import ArrayWorkload, Samples, Splits
 

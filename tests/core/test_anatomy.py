@@ -13,7 +13,7 @@ from qsearch.anatomy import TIES, Anatomy
 from qsearch.config import SpaceConfig
 from qsearch.errors import SpaceError
 from qsearch.layers import Layer
-from qsearch.space import build_space
+from qsearch.sites import build_space
 
 LAYERS = (
     Layer("query", "linear", 8, 8, input_size=(4,), output_size=(4,)),

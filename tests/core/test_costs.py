@@ -13,7 +13,8 @@ from qsearch.costs import NetworkCost
 from qsearch.errors import CostModelError, SpaceError
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Cost
 
 LAYERS = (Layer("a", "linear", 4, 3), Layer("b", "linear", 3, 2))

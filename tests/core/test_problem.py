@@ -14,7 +14,7 @@ from qsearch.errors import ConfigError, InfeasibleError
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Constraint, Objective, Problem, resolve
 from qsearch.protocols import CostModel
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.trial import Cost, Quality, Trial
 
 LAYERS = (Layer("a", "linear", 4, 3), Layer("b", "linear", 3, 2))  # 12 and 6 MACs

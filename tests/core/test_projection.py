@@ -14,7 +14,7 @@ from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.projection import project
 from qsearch.protocols import CostModel
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import separable
 
 METRICS = ("latency", "energy")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from qsearch.assignment import BitAssignment
 from qsearch.errors import SpaceError
 from qsearch.layers import Layer
-from qsearch.space import SearchSpace, Site, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, Site
 
 CHOICES = st.lists(st.integers(1, 32), min_size=1, max_size=4, unique=True).map(lambda found: tuple(sorted(found)))
 

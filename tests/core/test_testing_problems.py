@@ -12,7 +12,7 @@ from qsearch.layers import Layer
 from qsearch.problem import Bound, Problem
 from qsearch.protocols import CalibrationProbe
 from qsearch.sensitivity.probing import WeightErrors
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import (
     ACCURACY,
     QuadraticEvaluator,

@@ -16,7 +16,8 @@ from qsearch.report.artifacts import attach
 from qsearch.report.write import write_report
 from qsearch.run import CONFIG_FILE, RunInfo, load, storage_url
 from qsearch.serialise import quality_to_json
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Cost, Quality, Trial
 
 NAME = "synthetic"

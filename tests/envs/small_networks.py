@@ -11,7 +11,7 @@ from qsearch.envs.layerwise import LayerwiseEnv
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import QuadraticEvaluator, SizeAndBops
 
 ACCURACY = (Objective("accuracy", "maximize"),)

@@ -15,7 +15,8 @@ from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.qat import QuantizationAware
 from qsearch.layers import Layer
 from qsearch.quantize.trace import trace_layers
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 
 COUNTS = {"calibration": 64, "validation": 90, "test": 45, "train": 160}
 

@@ -19,7 +19,8 @@ from qsearch.evaluate.ptq import PostTraining, divergence
 from qsearch.layers import Layer
 from qsearch.quantize.trace import trace_layers
 from qsearch.sensitivity import floating
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.evaluator import EvaluatorContract
 
 

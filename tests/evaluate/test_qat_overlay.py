@@ -16,7 +16,7 @@ from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.qat import QuantizationAware
 from qsearch.evaluate.warm_start import begin_from, state_of
 from qsearch.overlay import ALL, PATTERNS, Overlay
-from qsearch.space import build_space, overlaid
+from qsearch.sites import build_space, overlaid
 from qsearch.training.batch_norm import fold
 from qsearch.training.families import FAMILIES, family
 from qsearch.training.network import TrainableNetwork

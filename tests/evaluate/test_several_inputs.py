@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from qsearch.campaign import layers_of
 from qsearch.errors import DataError
 from qsearch.evaluate.ptq import PostTraining
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.evaluator import EvaluatorContract
 from qsearch.testing.workload import WorkloadContract
 

@@ -25,7 +25,7 @@ from qsearch.hardware.size import Size
 from qsearch.hardware.tensorcore import TensorCore
 from qsearch.layers import Layer
 from qsearch.registry import create
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.networks import minilm
 
 # Q·Kᵀ of 12 heads on 128 tokens: (128, 32) · (32, 128); 12·128·128·32 = 6,291,456 MACs, 12·128·32 = 49,152 numbers each

@@ -12,7 +12,7 @@ from qsearch.errors import SpaceError
 from qsearch.hardware.memory import Memory
 from qsearch.hardware.size import Size
 from qsearch.layers import Layer
-from qsearch.space import build_space
+from qsearch.sites import build_space
 
 STEM = Layer("stem", "conv", 3, 16, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 192 numbers in, 1,024 out
 TWICE = Layer("twice", "conv", 16, 8, (1, 1), (1, 1), 1, (8, 8), (8, 8), uses=2)  # 1,024 in and 512 out, each use

@@ -27,7 +27,7 @@ from qsearch.hardware.size import Size
 from qsearch.layers import Layer
 from qsearch.problem import Constraint, resolve
 from qsearch.registry import create
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.networks import resnet20
 
 CONV = Layer("conv", "conv", 16, 32, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 4,608 weights, 294,912 MACs

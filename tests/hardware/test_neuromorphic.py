@@ -17,7 +17,7 @@ from qsearch.hardware.energy45nm import sram_energy
 from qsearch.hardware.neuromorphic import Chip, Neuromorphic, scheme_bits
 from qsearch.layers import Layer
 from qsearch.registry import create
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.cost_model import CostModelContract
 
 CONV = Layer("conv", "conv", 16, 32, (3, 3), (1, 1), 1, (8, 8), (8, 8))  # 4,608 weights, 294,912 MACs

@@ -19,7 +19,8 @@ from qsearch.learned.ranges import (
     range_choices,
     whole_bits,
 )
-from qsearch.space import Variable, build_space
+from qsearch.sites import build_space
+from qsearch.space import Variable
 from qsearch.testing.problems import linear_layers
 
 

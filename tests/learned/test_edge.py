@@ -21,7 +21,8 @@ from qsearch.learned.network import LearningNetwork
 from qsearch.learned.ranges import RangeBits, quantize_range
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Problem
-from qsearch.space import Variable, build_space
+from qsearch.sites import build_space
+from qsearch.space import Variable
 from qsearch.testing.networks import resnet20
 from qsearch.testing.problems import ACCURACY, WeightSize, linear_layers
 from qsearch.training.families import family

@@ -29,7 +29,7 @@ from qsearch.learned.searcher import LearnedSearcher
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import ACCURACY, ACCURACY_AND_SIZE, WeightSize, coupled, linear_layers
 from qsearch.testing.searcher import SearcherContract
 

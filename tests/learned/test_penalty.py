@@ -18,7 +18,8 @@ from qsearch.learned.interpolation import shares
 from qsearch.learned.limits import Limit, concerned, limits_at, require_tabulated
 from qsearch.learned.penalty import Penalty, RealCost
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.networks import resnet20
 from qsearch.testing.problems import WeightSize, kernels, separable
 

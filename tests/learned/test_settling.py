@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from qsearch.costs import NetworkCost
 from qsearch.learned.limits import Limit, excess
 from qsearch.learned.settling import nearest_choices, next_choices, settle
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.networks import resnet20
 from qsearch.testing.problems import WeightSize, linear_layers
 

@@ -37,6 +37,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("assignment", "layers"),
     ("overlay",),
     ("space", "trial", "pareto", "anatomy"),
+    ("sites",),
     ("overlay_costs",),
     ("costs",),
     ("problem",),
@@ -48,6 +49,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("measured_table", "target_plugin"),
     ("sensitivity_cache", "target_process"),
     ("oracle", "measuring"),
+    ("spiking",),
     ("hardware", "quantize", "sensitivity", "search", "envs"),
     ("models", "targets", "surrogates", "training", "pruners"),
     ("evaluate", "workloads", "agents", "learned"),
@@ -68,6 +70,7 @@ CORE = {room for rooms in ORDER[: LEVEL["projection"] + 1] for room in rooms}
 
 HEAVY: dict[str, set[str]] = {
     "torch": {
+        "spiking",
         "quantize",
         "sensitivity",
         "models",

@@ -24,7 +24,7 @@ from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.search.auto import JOINT, Auto
 from qsearch.search.damage import blind_damage, predicted_damage
 from qsearch.search.filled import LEVELS
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import (
     ACCURACY,
     ACCURACY_AND_SIZE,

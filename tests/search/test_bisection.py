@@ -31,7 +31,7 @@ from qsearch.registry import validate
 from qsearch.search.bisection import Bisection
 from qsearch.search.damage import predicted_damage
 from qsearch.search.ordering import DamageOrder, at_level, group_damage, groups_of, levels_of
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import QuadraticEvaluator, SizeAndBops, coupled, exhaust, linear_layers
 from qsearch.testing.searcher import SearcherContract
 from qsearch.trial import Quality

@@ -14,7 +14,8 @@ from qsearch.quantize.overlay import OverlayTable
 from qsearch.quantize.weights import WeightTable
 from qsearch.search.canonical import canonical
 from qsearch.search.grid import everything
-from qsearch.space import SearchSpace, Site, build_space, overlaid
+from qsearch.sites import build_space, overlaid
+from qsearch.space import SearchSpace, Site
 
 BLOCKS, POSITIONS, CHANNELS, FREE = range(len(PATTERNS))
 

@@ -12,7 +12,7 @@ from qsearch.costs import NetworkCost
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Problem
 from qsearch.protocols import Searcher
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import ACCURACY, QuadraticEvaluator, coupled, exhaust, linear_layers
 from qsearch.testing.searcher import SearcherContract
 

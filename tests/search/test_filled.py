@@ -18,7 +18,7 @@ from qsearch.problem import Bound, Problem
 from qsearch.protocols import SensitivityTable
 from qsearch.search.damage import predicted_damage
 from qsearch.search.filled import LEVELS, FilledOracle, fillings
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import ACCURACY, QuadraticEvaluator, SizeAndBops, kernels, linear_layers
 from qsearch.trial import Cost
 

@@ -32,7 +32,8 @@ from qsearch.search.damage import predicted_damage
 from qsearch.search.greedy import Descent, Greedy
 from qsearch.search.ordering import Together, at_level, groups_of, levels_of
 from qsearch.search.spreading import spread
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.problems import (
     ACCURACY,
     ACCURACY_AND_SIZE,

@@ -14,7 +14,8 @@ from qsearch.overlay import ALL, Overlay
 from qsearch.problem import Problem
 from qsearch.protocols import Searcher
 from qsearch.search.grid import ENUMERATED, Grid, alike, everything, layer_groups
-from qsearch.space import SearchSpace, Site, build_space, overlaid
+from qsearch.sites import build_space, overlaid
+from qsearch.space import SearchSpace, Site
 from qsearch.testing.problems import ACCURACY, QuadraticEvaluator, WeightSize, coupled, separable
 from qsearch.testing.searcher import SearcherContract
 

@@ -20,7 +20,7 @@ from qsearch.search.hawq import Hawq
 from qsearch.search.hawq_front import every_assignment, monotone
 from qsearch.search.units import additive_units
 from qsearch.sensitivity.one_at_a_time import OneAtATime
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import (
     ACCURACY,
     ACCURACY_AND_SIZE,

@@ -23,7 +23,8 @@ from qsearch.search.ilp import IntegerProgram, Relaxed
 from qsearch.search.program import Program
 from qsearch.search.quiet import quiet_stdout
 from qsearch.search.units import decision_damage
-from qsearch.space import SearchSpace, Site, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, Site
 from qsearch.testing.cost_model import CostModelContract
 from qsearch.testing.problems import (
     ACCURACY,

@@ -18,7 +18,7 @@ from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import CostModel, SensitivityTable
 from qsearch.search.damage import predicted_damage
 from qsearch.search.ilp import IntegerProgram
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import ACCURACY, QuadraticEvaluator, linear_layers
 
 

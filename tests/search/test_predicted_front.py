@@ -18,7 +18,7 @@ from qsearch.search import predicted_front
 from qsearch.search.damage import predicted_damage
 from qsearch.search.lattice import predicted_path
 from qsearch.search.predicted_front import best_spread, by_hypervolume, predicted_points
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import ACCURACY_AND_SIZE, SizeAndBops, WeightSize, linear_layers
 from qsearch.trial import Cost
 

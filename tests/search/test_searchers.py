@@ -20,7 +20,8 @@ from qsearch.protocols import Evaluator, Searcher
 from qsearch.search.draws import NUMBERED, REPEATS, distinct_within_budget, draws
 from qsearch.search.optuna import OptunaSampler, decision_names
 from qsearch.search.optuna_quiet import quiet_optuna
-from qsearch.space import SearchSpace, Site, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, Site
 from qsearch.testing.problems import (
     ACCURACY_AND_SIZE,
     QuadraticEvaluator,

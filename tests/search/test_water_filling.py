@@ -15,7 +15,8 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Searcher, SensitivityTable
 from qsearch.search.water_filling import BISECTIONS, REPEATS, WaterFilling
-from qsearch.space import SearchSpace, Site, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace, Site
 from qsearch.testing.problems import (
     ACCURACY,
     ACCURACY_AND_SIZE,

@@ -13,7 +13,7 @@ from qsearch.costs import NetworkCost
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, Searcher, SensitivityTable
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.testing.problems import QuadraticEvaluator, SizeAndBops, exhaust, linear_layers
 from qsearch.trial import Quality
 

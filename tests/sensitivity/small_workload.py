@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from qsearch.campaign import layers_of
 from qsearch.evaluate.ptq import PostTraining
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 
 
 class Small:

@@ -17,7 +17,8 @@ from qsearch.evaluate.ptq import PostTraining, divergence
 from qsearch.protocols import SensitivityTable
 from qsearch.quantize.trace import trace_layers
 from qsearch.sensitivity.fisher import Fisher, square_root_of_fisher
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.problems import separable
 
 SAMPLES = 48

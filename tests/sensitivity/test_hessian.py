@@ -22,7 +22,8 @@ from qsearch.protocols import Probe, SensitivityTable
 from qsearch.sensitivity.floating import searched_sites
 from qsearch.sensitivity.hessian import Curvature, Hessian, curvatures
 from qsearch.sensitivity.hutchinson import Trace, estimate
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 LAYERS = (Layer("0", "linear", 3, 4), Layer("2", "linear", 4, 3))

@@ -11,7 +11,8 @@ from qsearch.errors import EvaluationError, PluginError
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Sensitivity
 from qsearch.sensitivity.one_at_a_time import OneAtATime
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 LAYERS = (

@@ -14,7 +14,8 @@ from qsearch.layers import Layer
 from qsearch.protocols import Probe, SensitivityTable
 from qsearch.sensitivity.one_at_a_time import OneAtATime
 from qsearch.sensitivity.pairwise import Pairwise
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.testing.problems import coupled
 from qsearch.trial import Quality
 

@@ -17,7 +17,7 @@ from qsearch.sensitivity.hessian import Curvature
 from qsearch.sensitivity.hutchinson import estimate
 from qsearch.sensitivity.noise import Noise
 from qsearch.sensitivity.quantization_error import QuantizationError
-from qsearch.space import build_space
+from qsearch.sites import build_space
 
 TOKENS = {"input_size": (4,), "output_size": (4,)}
 LAYERS = (

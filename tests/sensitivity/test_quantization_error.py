@@ -13,7 +13,8 @@ from qsearch.errors import EvaluationError
 from qsearch.layers import Layer
 from qsearch.protocols import SensitivityTable
 from qsearch.sensitivity.quantization_error import QuantizationError
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 
 LAYERS = (Layer("0", "linear", 3, 4), Layer("2", "linear", 4, 3))
 

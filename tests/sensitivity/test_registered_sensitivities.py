@@ -19,7 +19,8 @@ from qsearch.errors import ConfigError, EvaluationError, PluginError
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.protocols import SensitivityTable
 from qsearch.search.damage import predicted_damage
-from qsearch.space import SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import SearchSpace
 from qsearch.trial import Quality
 
 OPTIONS: dict[str, dict[str, Any]] = {

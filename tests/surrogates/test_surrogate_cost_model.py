@@ -18,7 +18,7 @@ from qsearch.errors import ConfigError, DataError, SpaceError
 from qsearch.layers import Layer
 from qsearch.measurements import geometry
 from qsearch.protocols import CostModel
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.surrogates import network
 from qsearch.surrogates.model import Batch, cost_mean
 from qsearch.surrogates.saved import save

@@ -16,7 +16,7 @@ from qsearch.assignment import BitAssignment
 from qsearch.campaign import layers_of
 from qsearch.models.unet import UNet
 from qsearch.registry import create
-from qsearch.space import build_space
+from qsearch.sites import build_space
 from qsearch.workloads.base import Splits
 from qsearch.workloads.segmentation import cross_entropy_and_dice, dice
 from qsearch.workloads.shape_images import CLASSES, _disc, _rectangle, _triangle, draw

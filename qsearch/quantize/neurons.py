@@ -1,0 +1,174 @@
+"""``NeuronRegisters``: the states, leaks and thresholds of a network's neurons under an assignment.
+
+Notation, for one neuron layer:
+
+=======  ====================================================================================
+b, e     bits and exponent of the state's register (:mod:`qsearch.spiking.fixed_point`)
+θ        its greatest threshold
+c_t      what has come out of a neuron up to step t: its spikes, or its states where it has no threshold
+=======  ====================================================================================
+
+A register of b bits has a range of its own for each b: of the exponents e at which it can still hold θ and below which nothing
+that float states reach would saturate, the one whose outputs differ least from those of the float neuron on the calibration
+data: least Σ (ĉ_t − c_t)². The size of a state says little: one far below the threshold may saturate and no spike differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from qsearch.assignment import FLOAT_BITS, Bits
+from qsearch.errors import DataError, SpaceError, nearest
+from qsearch.layers import Layer
+from qsearch.quantize.modules import given
+from qsearch.space import FEWEST
+from qsearch.spiking.fixed_point import ConstantGrid, StateGrid, leak_grid, threshold_grid
+from qsearch.spiking.neurons import Grids, Integrator, Neuron
+
+Register: TypeAlias = StateGrid | ConstantGrid
+
+NUMBERS = 2**22
+"""Currents, at most, on which a range is chosen: as many of the first samples as have so many."""
+
+RANGES = 6
+"""Exponents that are tried, from the finest."""
+
+
+class NeuronRegisters:
+    """Gives neurons their registers, and finds the ranges of those when they are first asked for.
+
+    Args:
+        modules: name of a layer of kind "neuron" → its module.
+        layers: all layers of the network.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], layers: Sequence[Layer]) -> None:
+        self._neurons: dict[str, Integrator] = {}
+        for layer in layers:
+            if layer.kind == "neuron":
+                module = modules[layer.name]
+                assert isinstance(module, Integrator)
+                self._neurons[layer.name] = module
+        self._owners = {layer.activation_site: (layer.name, "state") for layer in layers if layer.kind == "neuron"}
+        self._owners |= {layer.weight_site: (layer.name, "leak") for layer in layers if layer.kind == "neuron"}
+        thresholds = [layer for layer in layers if layer.kind == "threshold"]
+        self._owners |= {layer.name: (layer.name.removesuffix(".threshold"), "threshold") for layer in thresholds}
+        self._currents: dict[str, Tensor] = {}
+        self._found: dict[tuple[str, int], Register] = {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All sites of neurons."""
+        return tuple(self._owners)
+
+    def watch(self) -> Iterable[Any]:
+        """Note the currents of the first batch that runs, by hooks; the handles of these."""
+        return [
+            module.register_forward_pre_hook(self._observe(name), with_kwargs=True)
+            for name, module in self._neurons.items()
+        ]
+
+    def set(self, site: str, bits: Bits) -> None:
+        """Give one site its bits.
+
+        Raises:
+            SpaceError: bits per kernel, or fewer than such a register takes.
+        """
+        name, part = self._owners[site]
+        module = self._neurons[name]
+        changed: dict[str, Any] = {part: self.register(site, bits)}
+        module.grids = replace(module.grids, **changed)
+
+    def register(self, site: str, bits: Bits) -> Register | None:
+        """The register of a site at some bits; None for float, and for the leak of neurons that forget nothing.
+
+        Raises:
+            SpaceError: as :meth:`set`; a site that no neuron has.
+        """
+        if site not in self._owners:
+            raise SpaceError(f"the network has no site {site!r} of neurons", fix=nearest(site, self._owners))
+        name, part = self._owners[site]
+        fewest = FEWEST[part]
+        if not isinstance(bits, int) or bits < fewest:
+            raise SpaceError(f"site {site!r} takes one bitwidth of at least {fewest}", got=bits)
+        module = self._neurons[name]
+        if bits == FLOAT_BITS or (part == "leak" and module.leak is None):
+            return None
+        if (site, bits) not in self._found:
+            self._found[site, bits] = self._find(module, name, part, bits)
+        return self._found[site, bits]
+
+    def adopt(self, site: str, register: Register) -> None:
+        """Take this as the register of a site at its bits, as training has settled it."""
+        self._found[site, register.bits] = register
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _find(self, module: Integrator, name: str, part: str, bits: int) -> Register:
+        if part == "leak":
+            return leak_grid(bits)
+        if part == "threshold":
+            assert isinstance(module, Neuron)
+            return threshold_grid(bits, float(module.threshold.weight.max()))
+        if name not in self._currents:
+            raise DataError(f"neurons {name!r} must run on the calibration data", got="no run of them")
+        return best_range(module, self._currents[name], bits)
+
+    def _observe(self, name: str) -> Any:
+        def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if name not in self._currents:
+                currents = given(args, kwargs).detach()
+                count = max(1, NUMBERS // max(currents[0].numel(), 1))
+                self._currents[name] = currents[:count].clone()
+
+        return observe
+
+
+@torch.no_grad()
+def best_range(module: Integrator, currents: Tensor, bits: int) -> StateGrid:
+    """The range of a register with which neurons give what they give in float, as nearly as it can.
+
+    Args:
+        currents: on which they are compared, (B, T, \\*S).
+    """
+    before = module.grids
+    try:
+        module.grids = Grids()
+        expected = module(currents).double().cumsum(1)
+        grids = [StateGrid(bits, exponent) for exponent in _exponents(module, currents, bits)]
+        errors = []
+        for grid in grids:
+            module.grids = Grids(grid)
+            errors.append(float((module(currents).double().cumsum(1) - expected).square().sum()))
+    finally:
+        module.grids = before
+    return grids[errors.index(min(errors))]
+
+
+def _exponents(module: Integrator, currents: Tensor, bits: int) -> range:
+    """Exponents that are tried: from that which just holds the threshold, up to that at which nothing saturates."""
+    highest = (1 << (bits - 1)) - 1
+    reach = float(_float_states(module, currents).abs().max())
+    most = _exponent(reach, highest) if reach > 0 else 0
+    if isinstance(module, Neuron):
+        least = _exponent(float(module.threshold.weight.max()), highest)
+    else:
+        least = most - RANGES + 1
+    return range(least, max(least, min(most, least + RANGES - 1)) + 1)
+
+
+def _float_states(module: Integrator, currents: Tensor) -> Tensor:
+    """States of a neuron that never spikes, or currents, whichever is greater: what its register may have to hold."""
+    leak = None if module.leak is None else module.leak.weight
+    return torch.cat([Integrator(leak).to(currents.device)(currents), currents], 1)
+
+
+def _exponent(value: float, highest: int) -> int:
+    """The least e with highest · 2^e ≥ value."""
+    return math.ceil(math.log2(value / highest))
