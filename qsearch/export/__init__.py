@@ -11,6 +11,7 @@ TEXTS = {"json": to_json, "csv": to_csv}
 """Format → function of a run and one of its trials that gives the text of the file."""
 
 NETWORKS = {
+    "nir": "qsearch.export.nir",
     "onnx": "qsearch.export.onnx_qdq",
     "qonnx": "qsearch.export.onnx_quant",
     "safetensors": "qsearch.export.packed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +23,7 @@ from qsearch.export.formats import Format, Runtime, in_torch
 from qsearch.export.modules import in_double_precision
 from qsearch.export.rounding import DECIDED, Rounding
 from qsearch.export.sources import Source, evaluated
+from qsearch.layers import Layer
 from qsearch.quantize.modules import Inputs, forward
 from qsearch.run import Run
 from qsearch.trial import Trial
@@ -72,6 +73,7 @@ def export_network(
     path = output or (folder or run.folder / "export") / file
     check_place(path, file, make_folder=output is None)
     setting = prepare(run.config)
+    _check_states(name, setting.problem.layers)
     judged = source(setting, run, trial)
     deployment = deploy(
         judged.network, setting.problem.layers, trial.assignment, judged.data.inputs, promised_bytes(trial)
@@ -80,6 +82,17 @@ def export_network(
         deployment.check()
     expected = outputs(judged.network, judged.data)
     return write_agreeing(formats, deployment, judged.data, expected, path)
+
+
+def _check_states(name: str, layers: Sequence[Layer]) -> None:
+    """Raise where a format has no place for neurons that keep a state, or is for such networks alone."""
+    spiking = any(layer.kind == "neuron" for layer in layers)
+    if name in INTEGERS and spiking:
+        raise ConfigError(
+            "a spiking network is exported in a format that holds neurons", got=name, fix="take --format nir, or torch"
+        )
+    if name == "nir" and not spiking:
+        raise ConfigError("the format nir is for spiking networks", got="a network without neurons", fix="take onnx")
 
 
 def check_place(path: Path, name: str, *, make_folder: bool = False) -> None:

@@ -158,7 +158,8 @@ class Neuron(Integrator):
         surrogate: see :mod:`qsearch.spiking.surrogate`.
 
     Raises:
-        DataError: a threshold that is not above 0, a leak outside [0, 1].
+        ConfigError: an unknown reset or surrogate.
+        DataError: a threshold that is not finite and above 0, a leak outside [0, 1].
     """
 
     def __init__(
@@ -175,8 +176,8 @@ class Neuron(Integrator):
         self.reset, self.several, self.surrogate = reset, several, surrogate
         check_name("reset", reset, get_args(Reset))
         check_name("surrogate", surrogate, get_args(SurrogateName))
-        if not bool((self.threshold.weight > 0).all()):
-            raise DataError("thresholds must be above 0", got=f"{threshold}")
+        if not bool(((self.threshold.weight > 0) & self.threshold.weight.isfinite()).all()):
+            raise DataError("thresholds must be above 0, and finite", got=f"{threshold}")
 
     def forward(self, currents: Tensor) -> Tensor:
         """Spikes of each step, of the shape of the currents (B, T, \\*S).
@@ -230,7 +231,7 @@ class RecurrentNeuron(Neuron):
         recurrent: V, a linear layer or a convolution that keeps the shape.
 
     Raises:
-        DataError: as :class:`Neuron`; when it runs, a V that changes the shape.
+        ConfigError, DataError: as :class:`Neuron`; when it runs, a V that changes the shape.
     """
 
     def __init__(
@@ -265,9 +266,9 @@ def check_currents(currents: Tensor) -> None:
 
 def check_constant(values: Tensor, currents: Tensor) -> None:
     """Raise DataError unless constants are one for all, or of a shape that broadcasts with that of the neurons."""
-    neurons, shape = tuple(currents.shape[2:]), tuple(values.shape)
+    neurons, shape = tuple(currents.shape[2:]) or (1,), tuple(values.shape)
     pairs = zip(reversed(shape), reversed(neurons), strict=False)
-    if values.numel() > 1 and (len(shape) > len(neurons) or any(own not in (1, size) for own, size in pairs)):
+    if len(shape) > len(neurons) or any(own not in (1, size) for own, size in pairs):
         raise DataError(f"constants of neurons of shape {neurons} must broadcast with it", got=f"shape {shape}")
 
 

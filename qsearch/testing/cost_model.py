@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from qsearch.assignment import BitAssignment
 from qsearch.costs import NetworkCost
-from qsearch.layers import Layer
+from qsearch.layers import Layer, LayerKind
 from qsearch.protocols import CostModel
-from qsearch.space import Granularity, SearchSpace, build_space
+from qsearch.sites import build_space
+from qsearch.space import Granularity, SearchSpace
 
 RELATIVE_ROUNDING = 1e-12
 """Room for floating-point sums taken in another order."""
@@ -62,7 +63,7 @@ class CostModelContract:
         raise NotImplementedError("override model() and return the cost model under test")
 
     def layers(self) -> tuple[Layer, ...]:
-        """Layers of every kind, a product of two activations among them: a network to try many assignments of."""
+        """Layers of every kind, products of activations and neurons among them: a network to try many assignments of."""
         return (
             Layer("embed", "embedding", 50, 8, input_size=(6,), output_size=(6,)),
             Layer("conv1d", "conv", 4, 8, (3,), (1,), input_size=(10,), output_size=(10,), bias=True),
@@ -74,6 +75,7 @@ class CostModelContract:
             Layer("tokens", "linear", 40, 24, input_size=(7,), output_size=(7,)),
             Layer("scores", "matmul", 12, 7, input_size=(7,), output_size=(7,), uses=2),
             Layer("head", "linear", 300, 10),
+            *_spiking_layers(steps=5),
         )
 
     def test_answers_are_numbers_by_metric(self) -> None:
@@ -241,8 +243,16 @@ class CostModelContract:
         Fix: answer at 8 bits for weights and inputs, with more than 0, and by the same arithmetic in both methods.
         """
         model = self.model()
-        space = build_space(self.layers(), weight_bits=(2, 8), activation_bits=(2, 8))
-        reference = model.estimate(self.layers(), space.reference(8)).totals
+        bits = (2, 8)
+        space = build_space(
+            self.layers(),
+            weight_bits=bits,
+            activation_bits=bits,
+            state_bits=bits,
+            leak_bits=bits,
+            threshold_bits=bits,
+        )
+        reference = model.estimate(self.layers(), space.decode(space.highest)).totals
         batch = model.estimate_many(self.layers(), space.bits(space.highest[None]))
         for metric, value in reference.items():
             assert value > 0, f"{metric} of a network of 8 bits must be greater than 0, or no budget can refer to it"
@@ -296,18 +306,18 @@ class CostModelContract:
                     yield layer, weight, activation
 
     def _weight_bits(self, layer: Layer) -> Sequence[int]:
-        """Bits of a layer's weights; of a matrix product's second operand, which is an activation."""
-        return self.activation_bits if layer.kind == "matmul" else self.weight_bits
+        """Bits of a layer's weights; as of an activation where something else has their place, and cannot be pruned."""
+        return self.weight_bits if layer.weighted else self.activation_bits
 
     def _with_kernels(self) -> tuple[Layer, ...]:
         """Layers whose kernels may differ in bits: those with weights."""
-        return tuple(layer for layer in self.layers() if layer.kind != "matmul")
+        return tuple(layer for layer in self.layers() if layer.weighted)
 
     def _cost(self, layer: Layer, weight_bits: int | NDArray[np.int64], activation_bits: int) -> Mapping[str, float]:
         """Cost of a network of one layer: it means the same whether the model is additive or not."""
         weight = np.broadcast_to(weight_bits, (layer.kernels,))
         bits = {layer.weight_site: weight.astype(np.int64)}
-        if layer.kind != "embedding":
+        if layer.kind not in ("embedding", "threshold"):
             bits[layer.activation_site] = np.asarray([activation_bits])
         return self.model().estimate((layer,), BitAssignment(bits)).totals
 
@@ -323,6 +333,37 @@ class CostModelContract:
         for metric, value in expected.items():
             slack = RELATIVE_ROUNDING * abs(value)
             assert abs(found[metric] - value) <= slack, f"{where}: {metric} is {found[metric]}, expected {value}"
+
+
+def _spiking_layers(steps: int) -> Iterator[Layer]:
+    """Neurons that leak and that do not, their thresholds, and layers that spikes reach."""
+    yield Layer("spikes", "conv", 2, 6, (3, 3), (2, 2), 1, (8, 8), (4, 4), uses=steps, events=130.5)
+    yield from _neurons("fire", 6, (4, 4), steps, leaks=0, thresholds=1)
+    yield Layer("silent", "linear", 96, 12, uses=steps, events=0.0)
+    yield from _neurons("leaky", 12, (), steps, leaks=12, thresholds=12)
+    yield Layer("voltage", "neuron", 12, 12, uses=steps, constants=1)
+
+
+def _neurons(
+    name: str, channels: int, extents: tuple[int, ...], steps: int, leaks: int, thresholds: int
+) -> Iterator[Layer]:
+    """Neurons that spike now and then."""
+    parts: tuple[tuple[str, LayerKind, int], ...] = (
+        (name, "neuron", leaks),
+        (f"{name}.threshold", "threshold", thresholds),
+    )
+    for place, kind, kept in parts:
+        yield Layer(
+            place,
+            kind,
+            channels,
+            channels,
+            input_size=extents,
+            output_size=extents,
+            uses=steps,
+            constants=kept,
+            events=17.25,
+        )
 
 
 def _prices_layers(model: CostModel) -> bool:

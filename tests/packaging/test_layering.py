@@ -98,6 +98,10 @@ HEAVY: dict[str, set[str]] = {
     "transformers": {"workloads"},
     "datasets": {"workloads"},
     "zigzag": {"targets"},
+    "nir": {"spiking"},
+    "h5py": {"spiking"},
+    "snntorch": {"spiking"},
+    "tonic": {"workloads"},
     "pytest": {"testing"},
 }
 """Heavy or special modules, and the only rooms that may import them."""

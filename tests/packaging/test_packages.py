@@ -180,7 +180,12 @@ def test_command_is_installed() -> None:
     assert callable(command.load())
 
 
-OPTIONAL = {"targets": ("measured", "simulator"), "export": ("export",), "workloads": ("huggingface",)}
+OPTIONAL = {
+    "targets": ("measured", "simulator"),
+    "export": ("export",),
+    "spiking": ("spiking",),
+    "workloads": ("huggingface", "events"),
+}
 """Room → extras whose distributions it may import; it says which extra to install where one is missing."""
 
 

@@ -194,6 +194,7 @@ def test_every_workload_takes_weights_of_the_users_own(tmp_path: Path) -> None:
         "mnist-mlp",
         "mnist-cnn",
         "shapes-unet",
+        "digits-spiking",
     ):
         torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "w.pt")
         with pytest.raises(DataError, match="must have the names and shapes of the network; got first difference"):

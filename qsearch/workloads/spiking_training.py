@@ -1,0 +1,30 @@
+"""``SpikingTrainedWorkload``: a spiking network that is trained by surrogate gradients on first use."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from qsearch.workloads.surrogate_training import constrain
+from qsearch.workloads.trained import TrainedWorkload
+from qsearch.workloads.training import fit
+
+
+class SpikingTrainedWorkload(TrainedWorkload):
+    """A workload whose neurons learn leaks and thresholds with the weights; see :class:`TrainedWorkload`."""
+
+    def taught(self) -> nn.Module:
+        """The network, trained by the recipe; before each step, constants are brought back to where they make sense."""
+        hooks = []
+
+        def build() -> nn.Module:
+            network = self.build()
+            hooks.append(network.register_forward_pre_hook(lambda module, _: constrain(module)))
+            return network
+
+        network = fit(
+            build, self.lessons(), self.recipe, self.options.seed, loss=self.training_loss(), prepare=self.prepare
+        )
+        for hook in hooks:
+            hook.remove()
+        constrain(network)  # the last step may have moved them too
+        return network
