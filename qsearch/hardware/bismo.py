@@ -18,7 +18,8 @@ A product of w- by a-bit numbers is w·a binary products (Umuroglu et al., BISMO
 
 Tiles of unequal kernels are filled as :mod:`qsearch.hardware.kernels` says. DRAM bits are those of
 :mod:`qsearch.hardware.traffic`. Float (32 bits) runs as 32-bit integers. A product of two activations is one of M = P
-rows for each use and each sample; its second operand takes the weights' place.
+rows for each use and each sample; its second operand takes the weights' place. Neurons run beside the array, at 45 nm
+(:mod:`qsearch.hardware.neurons`), and their states pass through DRAM in each step. No spike is passed over.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, tiles_at_least
+from qsearch.hardware.neurons import update_energy
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import feature_traffic, products, reduction, weight_traffic
+from qsearch.hardware.traffic import feature_traffic, multiplied, products, reduction, weight_traffic
 from qsearch.layers import Layer
 
 _README = "EECS-NTNU/bismo README, PYNQ-Z1 instance [V]"
@@ -119,7 +121,7 @@ class Bismo(VectorCostModel):
     @property
     def constants(self) -> Mapping[str, Constant]:
         """See :attr:`VectorCostModel.constants`."""
-        return {**constants_of(self.platform), "dram": energy45nm.DRAM}
+        return {**constants_of(self.platform), **energy45nm.CONSTANTS}
 
     @property
     def definitions(self) -> Mapping[str, str]:  # type: ignore[override]  # follows from an option
@@ -141,8 +143,8 @@ class Bismo(VectorCostModel):
         return 2 * rows * depth * columns * self.platform.frequency.value / (weight_bits * activation_bits)
 
     def cycles(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Counts:
-        """Cycles of one layer, shapes as in :meth:`layer_costs`; 0 for embeddings."""
-        if layer.kind == "embedding":
+        """Cycles of one layer, shapes as in :meth:`layer_costs`; 0 for embeddings and neurons."""
+        if not multiplied(layer):
             return 0 * activation_bits
         rows, depth, columns = self.array
         thresholds = range(1, int(weight_bits.max(initial=0)) + 1)
@@ -161,6 +163,8 @@ class Bismo(VectorCostModel):
         binary = cycles * (rows * depth * columns)
         return {
             "latency": (cycles / platform.frequency.value).clip(min=dram / platform.bandwidth.value),
-            "energy": binary * platform.binary_energy.value + dram * energy45nm.dram_energy(),
+            "energy": binary * platform.binary_energy.value
+            + update_energy(layer, weight_bits, activation_bits, batch)
+            + dram * energy45nm.dram_energy(),
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }

@@ -22,7 +22,9 @@ So 3 bits cost what 4 cost, and 5 to 7 what 8 cost; layers with few input channe
 at fewer bits. Numbers are stored at the width they are computed at, q(b). SRAM is read at every position for weights, once
 per column tile for inputs, and written once per output at accumulator width. DRAM bits are those of
 :mod:`qsearch.hardware.traffic`, tiles are filled as :mod:`qsearch.hardware.kernels` says. The second operand of a product
-of two activations takes the weights' place: IC is the length of its dot products, OC its columns.
+of two activations takes the weights' place: IC is the length of its dot products, OC its columns. Neurons run beside the
+array, at 45 nm and at their bits (:mod:`qsearch.hardware.neurons`); their states pass through DRAM in each step. No spike is
+passed over.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, count_at_least, within_classes
+from qsearch.hardware.neurons import update_energy
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import feature_traffic, reduction, weight_traffic
+from qsearch.hardware.traffic import feature_traffic, multiplied, reduction, weight_traffic
 from qsearch.layers import Layer
 
 _EDGE = "hsharma35/bitfusion, edge configuration [V]"
@@ -134,7 +137,7 @@ class BitFusion(VectorCostModel):
         return {**constants_of(self.platform), **energy45nm.CONSTANTS}
 
     def cycles(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Counts:
-        """Cycles of one layer, shapes as in :meth:`layer_costs`; 0 for embeddings."""
+        """Cycles of one layer, shapes as in :meth:`layer_costs`; 0 for embeddings and neurons."""
         return self._cycles(layer, count_at_least(weight_bits, layer.kernels, STEPS), activation_bits)
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
@@ -149,13 +152,14 @@ class BitFusion(VectorCostModel):
             "latency": (cycles / platform.frequency.value).clip(min=dram / platform.bandwidth.value),
             "energy": cycles * (platform.rows.value * platform.columns.value * mac)
             + self._sram_energy(layer, at_least, activation_bits)
+            + update_energy(layer, weight_bits, activation_bits, batch)
             + dram * energy45nm.dram_energy(),
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }
 
     def _cycles(self, layer: Layer, at_least: Counts, activation_bits: BitArray) -> Counts:
         """Cycles, shape (A,), from the kernels with at least the bits of each step, shape (6, A)."""
-        if layer.kind == "embedding":
+        if not multiplied(layer):
             return 0 * activation_bits
         rows, columns = int(self.platform.rows.value), int(self.platform.columns.value)
         channels = layer.in_channels // layer.groups
@@ -168,8 +172,8 @@ class BitFusion(VectorCostModel):
         return steps * PASSES[activation_bits] * (positions * extents)
 
     def _sram_energy(self, layer: Layer, at_least: Counts, activation_bits: BitArray) -> NDArray[np.float64]:
-        """Energy of the on-chip memories, in J, shape (A,); 0 for embeddings, which pass nothing through the array."""
-        if layer.kind == "embedding":
+        """Energy of the on-chip memories, in J, shape (A,); 0 for what passes nothing through the array."""
+        if not multiplied(layer):
             return np.zeros(len(activation_bits))
         platform = self.platform
         positions = float(self.options.batch * layer.uses * layer.positions)

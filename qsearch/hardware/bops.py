@@ -1,6 +1,9 @@
 """``Bops``: bit operations, the hardware-independent proxy.
 
 BOPs = batch · Σ_kernels (MACs of the kernel) · w · a,        w the bits of a matrix product's second operand where it has no weights
+
+Neurons have products where they leak: of w-bit leaks and a-bit states, once a step. What they add and compare is no product.
+Spikes are inputs of 1 bit, and none is passed over.
 """
 
 from __future__ import annotations

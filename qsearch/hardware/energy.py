@@ -18,6 +18,10 @@ multiply-accumulates, and each output is written there once, as wide as the accu
 from their homes to the SRAM once a use; a feature map was also written to its home by the layer before. An embedding
 reads the rows that it looks up, and computes nothing. Float (32 bits) counts as 32-bit integers. The second operand of a
 product of two activations is at home where feature maps are, and was written there too.
+
+Neurons (:mod:`qsearch.hardware.neurons`) add, multiply by their leaks and compare in each step; their states are X, and their
+leaks and thresholds are W. Spikes are inputs of 1 bit, and none is passed over: what a chip saves that works only where
+there is one, :mod:`qsearch.hardware.neuromorphic` says.
 """
 
 from __future__ import annotations
@@ -33,8 +37,9 @@ from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, VectorCostModel
 from qsearch.hardware.constants import Constant
 from qsearch.hardware.kernels import count_at_least, sum_over_kernels
+from qsearch.hardware.neurons import update_energy
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import IDENTITY, feature_traffic, weight_traffic
+from qsearch.hardware.traffic import IDENTITY, feature_traffic, multiplied, weight_traffic
 from qsearch.layers import Layer
 from qsearch.registry import PluginOptions
 
@@ -96,9 +101,9 @@ class Energy(VectorCostModel):
     def _array_energy(
         self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray, on_chip: float
     ) -> NDArray[np.float64]:
-        """Energy of the arithmetic, and of the SRAM that feeds it, in J, shape (A,); 0 for embeddings."""
-        if layer.kind == "embedding":
-            return np.zeros(len(activation_bits))
+        """Energy of the arithmetic, and of the SRAM that feeds an array of it, in J, shape (A,); 0 for embeddings."""
+        if not multiplied(layer):
+            return update_energy(layer, weight_bits, activation_bits, self.options.batch)
         outputs = self.options.batch * layer.uses * layer.positions
         macs, accumulator = outputs * layer.kernel_params, self.options.accumulator_bits
         bits = sum_over_kernels(weight_bits, layer.kernels, IDENTITY)

@@ -17,6 +17,9 @@ Between the entries a rule that is named answers, and beyond them none does:
 ``wider`` takes each metric by itself. It makes any table non-decreasing, and lets one with few entries answer: with
 (4, 32), (8, 8) and (32, 32), 6-bit weights and 8-bit inputs run at the cheaper of (8, 8) and (32, 32). A layer without
 weights left, w = 0, costs nothing by any rule, unless the table has entries there.
+
+Neurons and thresholds are layers with rows of their own: leaks (1 bit where nothing leaks) and thresholds are their weights,
+states the activations of the former; of the latter, as of an embedding, the activation bits say nothing.
 """
 
 from __future__ import annotations
@@ -267,9 +270,9 @@ def _bilinear(entries: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _complete(table: NDArray[np.float64], layer: Layer) -> NDArray[np.float64]:
-    """T where no weights are left: nothing, unless the table says so. An embedding's input are indices: it has no bits."""
+    """T where no weights are left: nothing, unless the table says so. Indices have no bits, and thresholds no input."""
     found = table.copy()
-    if layer.kind == "embedding":
+    if layer.kind in ("embedding", "threshold"):
         known = np.flatnonzero(~np.isnan(found).all(axis=0))
         found[:, FLOAT_BITS] = found[:, known[-1]]
     if np.isnan(found[0]).all():

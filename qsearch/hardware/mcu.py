@@ -20,7 +20,8 @@ Widths beyond 8 bits take W/8 · X/8 passes of 8 bits. Grouped convolutions run 
 c' = c. The bits that fill up a byte take time, but are left out of the memory. A library has one routine for each pair of
 formats (27 in CMix-NN and in PULP-NN-mixed: two, four or eight bits of weights, inputs and outputs), so a layer runs and is
 stored at the highest bits among its kernels. The second operand of a product of two activations is to it what weights
-are, but in RAM. Only multiply-accumulates take time: no loops, no requantisation, no memory.
+are, but in RAM. Only multiply-accumulates take time: no loops, no requantisation, no memory. Of neurons that are those of
+their leaks, with states as inputs and c' = c; neurons that forget nothing take none.
 
 Where a core has no arithmetic below 8 bits, as Cortex-M and GAP-8 have none, narrow numbers save memory and *cost* time:
 they are unpacked first. But a 4-bit code is a valid 8-bit code, so a layer may be stored wider than its bits, without loss
@@ -219,8 +220,8 @@ class Microcontroller(VectorCostModel):
 
     def formats(self, layer: Layer) -> Formats:
         """How a layer is stored and runs at each pair of bits."""
-        channels = layer.in_channels if layer.groups == 1 else _WHOLE
-        narrowest = self.options.storage == "smallest" or layer.kind == "embedding"  # which has nothing to compute
+        channels = _WHOLE if layer.groups > 1 or layer.neurons else layer.in_channels
+        narrowest = self.options.storage == "smallest" or not layer.macs  # which has nothing to compute
         if (channels, narrowest) not in self._formats:
             self._formats[channels, narrowest] = _formats(self.platform, channels, narrowest)
         return self._formats[channels, narrowest]

@@ -18,6 +18,15 @@ A product of two activations has a second operand, of E_other numbers at w bits,
     peak_memory = ⌈(E_in·a + E_other·w + (E_out + L)·o) / 8⌉           all uses of each together
 
 for the heads of an attention are parts of tensors that are there as a whole.
+
+Spikes are an input of 1 bit. Neurons need the currents of a step, N numbers at o bits, their states at s bits, and give a
+bit each:
+
+    peak_memory = ⌈(N·(o + s + 1) + L·o) / 8⌉
+
+A greatest of layers is not a sum of them: the states of *other* neurons, which stay from step to step, are in no layer's
+peak, so that of a spiking network is a lower bound. What weights and all states take together is the metric ``memory`` of
+:mod:`qsearch.hardware.neuromorphic`. A threshold has nothing in working memory.
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitArray
@@ -55,6 +65,8 @@ class Memory(VectorCostModel):
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`; the working memory depends on the bits of activations alone."""
         flash = self._size.layer_costs(layer, weight_bits, activation_bits)["size"]
+        if layer.neurons:
+            return {"flash": flash, "peak_memory": self._neurons(layer, activation_bits)}
         product = layer.kind == "matmul"
         turns = 1 if product else layer.uses
         inputs = 0 if layer.kind == "embedding" else layer.input_elements // turns
@@ -63,3 +75,12 @@ class Memory(VectorCostModel):
         if product:
             bits = bits + layer.uses * layer.kernel_params * sum_over_kernels(weight_bits, layer.kernels, IDENTITY)
         return {"flash": flash, "peak_memory": np.ceil(bits / 8.0)}
+
+    def _neurons(self, layer: Layer, activation_bits: BitArray) -> NDArray[np.float64]:
+        """Working memory of neurons in one step, in byte, shape (A,); 0 of thresholds."""
+        if layer.kind == "threshold":
+            return np.zeros(len(activation_bits))
+        output = self.options.output_bits
+        bits = layer.neurons * (output + activation_bits + 1) + layer.alive * output
+        found: NDArray[np.float64] = np.ceil(bits / 8.0)
+        return found

@@ -3,66 +3,99 @@
 Notation (sums run over the kernels of a layer that are not pruned)
 
 ======  ================================================================================================
-r, T    firing rate: spikes of an input per time step;  time steps of a forward pass
+ζ       spikes of an input in a forward pass, on average: events / inputs where they were measured
+        (:attr:`qsearch.layers.Layer.events`); else r·T at each use, the options ``rate`` and ``steps``
 ρ       density: share of the weights that are not zero
 w, a    bits of a kernel's weights, bits of a spike (1 where it says only that it happened)
-s       bits of a neuron's state, read and written at every synaptic operation
+s       bits of a neuron's state
 n, m    inputs and outputs of a layer, whose connectivity is an n × m matrix
-σ       density of that matrix: ρ · connections / (n·m);  a convolution connects an output to few inputs
 E_chip  energy of a synaptic operation of the chip, from its survey
 E(S)    energy of a bit of an SRAM of S bits (:mod:`qsearch.hardware.energy45nm`)
 ======  ================================================================================================
 
-    synaptic_operations = batch · r·T · ρ · Σ MACs                                               SOp
-    memory_traffic      = batch · r·T · (structure + 2·inputs·a) + 2·s·synaptic_operations       bit
+    synaptic_operations = batch · ζ · ρ · Σ MACs of a use                                        SOp
+    memory_traffic      = structure, spikes and states that are read and written                 bit
     energy              = Σ synaptic_operations · E_chip · f(w) + memory_traffic · E(S)          J
-    size                = structure / 8                                                          byte
+    size                = structure, and the constants of neurons                                byte
+    memory              = size and the states of neurons                                         byte
 
-``structure`` is what holds the weights, by the schemes of arXiv 2003.11639 (ISCAS 2020) and a bit model of this
-project [D]. A spike reads its row, so each step reads r times the structure (a linear layer on a sequence: at each
-token). The functional scheme computes where weights lie, and reads w bits for each synaptic operation instead:
+``structure`` is what holds the weights (:mod:`qsearch.hardware.storage_schemes`); σ, the density of the matrix, is
+ρ · connections / (n·m), as a convolution connects an output to few inputs. A spike reads its row, so a forward pass reads
+ζ structures (a linear layer on a sequence: at each token). The functional scheme computes where weights lie, and reads w
+bits for each synaptic operation instead.
 
-    crossbar     Σ_outputs n·w
-    bitmap       n·m + σ·Σ_outputs n·w + n·⌈log₂(n·m)⌉
-    csr          σ·Σ_outputs n·(w + ⌈log₂ m⌉) + (n + 1)·⌈log₂(σ·n·m + 1)⌉
-    functional   Σ weights·w
+So a spike reaches as many outputs as an input does on average, ζ·F_ANN of Datta et al. (arXiv 2107.11979): exact for linear
+layers; of convolutions, with products that lie in the padding among them, which spikes in the middle of a map make up for. On
+19 recordings of N-MNIST that is 0.3 % below a count event by event, −11 to 3 % layer by layer [C].
 
-How bits enter the energy is the option ``scaling`` of f:
+Spikes are written and read again, a bits each where they are not measured. Those that are travel as addresses of
+⌈log₂ inputs⌉ bits, which the layer reads, and which the neurons that sent them have written.
+
+**Neurons** are layers of their own. ``update`` says when a state is read and written:
+
+    per-step   every neuron's once a step, at the bits of its state: 2·T·N·s
+    per-event  at every synaptic operation, 2·s bits, in the layer that the spikes reach. It does not know the bits of
+               those states, which are another layer's: s is the option ``state_bits`` there
+
+Layers that were not measured belong to a network without neurons, and are charged per event. What neurons compute is paid
+for at 45 nm (:mod:`qsearch.hardware.neurons`); their leaks and thresholds are read at every step.
+
+**Layers whose input is no spikes**, as the first one's often is not, are told by ``first``. A layer cannot know whether its
+spikes were not measured or whether there are none, so that is said for the network:
+
+    rate       it is as if spikes came at the rate: a network that is yet to be converted
+    digital    multiply-accumulates, at 45 nm
+    in-memory  crossbars of resistive cells, in which the weights lie
+
+(:mod:`qsearch.hardware.first_layer`), at each step, or with ``cached`` once a sample, where each step shows the same input;
+reading what is kept is left out.
+
+How bits enter the energy of a synaptic operation is the option ``scaling`` of f:
 
     linear     f(w) = w/8: a synaptic operation of 8 bits is the chip's [D]
     none       f(w) = 1: only memory feels the bits [D]
     published  f(w) = E(w)/E(8) of a quantised TCJA-SNN (ISCAS 2023), straight lines between its 2 (ternary), 3, 4, 6 and
                8 bits, refused beyond. Its energies hold DRAM and buffers, so memory_traffic is not paid for again.
 
-What a chip's figure holds differs from chip to chip: where memory is part of it, say ``memory_within``.
+What a chip's figure holds differs from chip to chip: where memory is part of it, say ``memory_within``. That goes for
+spiking layers and neurons; what ``first`` and ``learning`` add is beside the figure, with its memory.
+
+``learning`` adds sending errors back and changing the weights (:mod:`qsearch.hardware.learning`); errors are then part of
+``memory``.
 
 An embedding holds its rows without a scheme, reads those that it looks up, and has no synaptic operation.
 
 A product of two activations has no synapses. It runs as the functional scheme does where its second operand lies in the
-memory, written there at each time step: r·T times its bits to write, as they are read for a spike. So it has no size, and
+memory, written there at each time step: ζ times its bits to write, as they are read for a spike. So it has no size, and
 ρ is 1, since nobody has pruned it: an upper bound where the operand is spikes too.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from qsearch.assignment import BitArray
-from qsearch.errors import ConfigError
+from qsearch.assignment import BitArray, BitAssignment
 from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, VectorCostModel
 from qsearch.hardware.constants import Constant
-from qsearch.hardware.kernels import count_at_least, sum_over_kernels
+from qsearch.hardware.first_layer import digital, in_memory
+from qsearch.hardware.learning import ACCUMULATOR_BITS, Learning
 from qsearch.hardware.neuromorphic_tables import CHIPS, ENERGY_BY_BITS
-from qsearch.hardware.traffic import IDENTITY, weight_traffic
+from qsearch.hardware.neurons import state_bits, update_energy
+from qsearch.hardware.reram import ReRam
+from qsearch.hardware.storage_schemes import Scheme
+from qsearch.hardware.synapses import REFERENCE_BITS, Floats, Scaling, Summed, Synapses, summed
+from qsearch.hardware.traffic import feature_traffic
 from qsearch.layers import Layer
 from qsearch.registry import PluginOptions
+from qsearch.trial import Cost
+
+log = logging.getLogger(__name__)
 
 Chip = Literal[
     "odin",
@@ -76,59 +109,17 @@ Chip = Literal[
     "spinnaker2",
     "seneca",
 ]
-Scheme = Literal["crossbar", "bitmap", "csr", "functional"]
-Scaling = Literal["linear", "none", "published"]
-Floats = NDArray[np.float64]
-
-REFERENCE_BITS = Constant(8, "bit", "modelling choice: weight bits of the chip's synaptic operation [D]")
 _CHOICE = "modelling choice, an option of the campaign [D]"
-
-
-def scheme_bits(
-    scheme: Scheme, inputs: int, outputs: int, entries: Floats, entry_bits: Floats, density: float
-) -> Floats:
-    """Bits of an n × m matrix of weights in memory, shape (A,).
-
-    Args:
-        scheme: crossbar, bitmap or csr; see the module.
-        inputs, outputs: n, m.
-        entries: entries of the matrix in columns that are not pruned, shape (A,).
-        entry_bits: their bits, all entries together, zeros included, shape (A,).
-        density: σ, share of the entries that are not zero.
-    """
-    if scheme == "crossbar":
-        return entry_bits
-    if scheme == "bitmap":
-        return density * entry_bits + float(inputs * outputs + inputs * _address(inputs * outputs))
-    pointers: Floats = (inputs + 1) * np.ceil(np.log2(density * entries + 1))
-    return density * (entry_bits + entries * _address(outputs)) + pointers
-
-
-def _address(places: int) -> int:
-    """⌈log₂ places⌉: bits that tell which one."""
-    return (places - 1).bit_length()
-
-
-def published_energies() -> NDArray[np.int64]:
-    """E(w) of the scaling ``published`` at 0..32 bits in 0.1 µJ, shape (33,): 0 for a pruned kernel, −1 if not published.
-
-    Whole numbers, so that sums over kernels are exact.
-    """
-    known = sorted(ENERGY_BY_BITS)
-    energies = [1e4 * ENERGY_BY_BITS[bits].value for bits in known]
-    found = np.rint(np.interp(IDENTITY, known, energies, left=-1.0, right=-1.0)).astype(np.int64)
-    found[0] = 0
-    return found
 
 
 class Neuromorphic(VectorCostModel):
     """Spiking chip.
 
-    Metrics ``energy`` in J, ``synaptic_operations`` in SOp, ``memory_traffic`` in bit, ``size`` in byte.
+    Metrics ``energy`` in J, ``synaptic_operations`` in SOp, ``memory_traffic`` in bit, ``size`` and ``memory`` in byte.
     """
 
     class Options(PluginOptions):
-        """The chip, how busy it is, and how it keeps its weights."""
+        """The chip, how busy it is, how it keeps its weights, and what it does beside its spikes."""
 
         chip: Chip = "loihi"
         scaling: Scaling = "linear"
@@ -138,23 +129,45 @@ class Neuromorphic(VectorCostModel):
         batch: int = Field(default=1, ge=1)
         """Samples per forward pass."""
         rate: float = Field(default=0.1, gt=0, le=1)
-        """r, the same for all layers."""
+        """r, spikes of an input per time step, of all layers whose spikes were not measured."""
         steps: int = Field(default=20, ge=1)
-        """T."""
+        """T of layers whose spikes were not measured; others are used once a step."""
         density: float = Field(default=1.0, gt=0, le=1)
         """ρ, the same for all layers."""
+        update: Literal["per-step", "per-event"] = "per-step"
+        """When a neuron's state is read and written; see the module."""
         state_bits: int = Field(default=16, ge=0, le=64)
-        """s."""
+        """s, where states are updated per event."""
+        first: Literal["rate", "digital", "in-memory"] = "rate"
+        """How layers are computed whose input is no spikes, or was not measured; see the module."""
+        cached: bool = False
+        """Whether such a layer's output is computed once and kept for all steps; else it is computed at each."""
+        learning: Literal["none", "backward-update"] = "none"
+        """Whether errors are sent back and weights change at each step."""
+        errors: float = Field(default=1.0, ge=0, le=1)
+        """Share of a layer's outputs that have an error at each step."""
+        error_bits: int = Field(default=8, ge=1, le=32)
+        """Bits of an error."""
         memory: int = Field(default=2**18, ge=1)
         """S, in bits."""
         memory_within: bool = False
         """Whether the chip's figure holds its memory accesses already; they are not paid for again then."""
 
-    units: Mapping[str, str] = {"energy": "J", "synaptic_operations": "SOp", "memory_traffic": "bit", "size": "byte"}
+    units: Mapping[str, str] = {
+        "energy": "J",
+        "synaptic_operations": "SOp",
+        "memory_traffic": "bit",
+        "size": "byte",
+        "memory": "byte",
+    }
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
         self.chip = CHIPS[self.options.chip]
+        own = self.options
+        self._synapses = Synapses(own.scheme, own.density, own.scaling, own.batch, own.rate, own.steps)
+        self._crossbars = ReRam()
+        self._warned = False
 
     @property
     def constants(self) -> Mapping[str, Constant]:
@@ -165,13 +178,25 @@ class Neuromorphic(VectorCostModel):
             "rate": Constant(self.options.rate, "spike per step", _CHOICE),
             "steps": Constant(self.options.steps, "1", _CHOICE),
             "density": Constant(self.options.density, "1", _CHOICE),
+            "state_bits": Constant(self.options.state_bits, "bit", _CHOICE),
+            "errors": Constant(self.options.errors, "1", _CHOICE),
+            "error_bits": Constant(self.options.error_bits, "bit", _CHOICE),
+            "accumulator_bits": ACCUMULATOR_BITS,
         }
-        return {"synaptic_operation": self.chip, **chosen[self.options.scaling], **busy, **energy45nm.CONSTANTS}
+        crossbars = self._crossbars.constants if self.options.first == "in-memory" else {}
+        beside = {f"first.{name}": constant for name, constant in crossbars.items()}
+        return {
+            "synaptic_operation": self.chip,
+            **chosen[self.options.scaling],
+            **busy,
+            **beside,
+            **energy45nm.CONSTANTS,
+        }
 
     @property
-    def kernel_additive(self) -> bool:  # type: ignore[override]  # the pointers of csr are as wide as all kernels need
+    def kernel_additive(self) -> bool:  # type: ignore[override]  # csr's pointers and crossbars are of all kernels
         """See :attr:`qsearch.protocols.CostModel.kernel_additive`."""
-        return self.options.scheme != "csr"
+        return self.options.scheme != "csr" and self.options.first != "in-memory"
 
     @property
     def definitions(self) -> Mapping[str, str]:  # type: ignore[override]  # chips and scalings count different things
@@ -181,16 +206,50 @@ class Neuromorphic(VectorCostModel):
             "none": "at any bits",
             "published": "times the published energy by bits of a TCJA-SNN",
         }
-        operation = f"{self.options.chip}: {self.chip.value:g} {self.chip.unit} ({self.chip.source})"
+        options = self.options
+        operation = f"{options.chip}: {self.chip.value:g} {self.chip.unit} ({self.chip.source})"
         memory = "memory accesses within" if self._memory_within else "memory accesses at 45 nm (QKeras)"
+        spikes = "spikes as measured, else at a rate"
+        neurons = f"neurons at 45 nm, states {options.update}"
+        first = {
+            "rate": "",
+            "digital": "; other inputs by MACs at 45 nm",
+            "in-memory": "; other inputs in ISAAC's cells",
+        }
+        learning = "" if options.learning == "none" else "; with learning at 45 nm"
+        structure = f"the structure that holds the weights, {options.scheme}, and constants of neurons"
         return {
-            "energy": f"{operation} {how[self.options.scaling]}, {memory}",
-            "size": f"the structure that holds the weights, {self.options.scheme}",
+            "energy": f"{operation} {how[options.scaling]}, {memory}; {spikes}; {neurons}{first[options.first]}{learning}",
+            "size": structure,
+            "memory": f"{structure}, and their states{'' if options.learning == 'none' else ', and errors'}",
         }
 
     @property
     def _memory_within(self) -> bool:
         return self.options.memory_within or self.options.scaling == "published"
+
+    @property
+    def _on_chip(self) -> float:
+        """E(S), in J a bit."""
+        return energy45nm.sram_energy(self.options.memory)
+
+    @property
+    def _paid(self) -> float:
+        """E(S) beside the chip's figure, in J a bit."""
+        return 0.0 if self._memory_within else self._on_chip
+
+    def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
+        """See :meth:`VectorCostModel.estimate`; warns once of inputs that are no spikes, and are taken for some."""
+        others = [layer.name for layer in layers if self._unmeasured(layer)]
+        if others and self.options.first == "rate" and any(layer.neurons for layer in layers) and not self._warned:
+            self._warned = True
+            log.warning(
+                "neuromorphic takes the input of %s for spikes at a rate of %g, which it is not: "
+                "set first: digital, or in-memory",
+                ", ".join(others),
+                self.options.rate,
+            )
+        return super().estimate(layers, assignment)
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`.
@@ -198,76 +257,90 @@ class Neuromorphic(VectorCostModel):
         Raises:
             ConfigError: weight bits beyond those of the published table, with ``scaling: published``.
         """
-        spikes = self.options.batch * layer.uses * self.options.rate * self.options.steps
-        kernels = count_at_least(weight_bits, layer.kernels, (1,))[0].astype(np.float64)
-        bits = sum_over_kernels(weight_bits, layer.kernels, IDENTITY).astype(np.float64)
-        macs = layer.macs // layer.kernels // layer.uses
-        density = self._density(layer)
-        operations = spikes * density * macs * kernels
-        stored = self._structure(layer, kernels, bits)
-        read = self._read(layer, weight_bits, bits, stored, spikes)
-        traffic = read + self._events(layer, activation_bits, spikes) + 2.0 * self.options.state_bits * operations
-        synaptic = spikes * density * macs * self._scaled(layer, weight_bits, kernels, bits)
-        memory = 0.0 if self._memory_within else energy45nm.sram_energy(self.options.memory)
+        counted = summed(layer, weight_bits)
+        if layer.neurons:
+            return self._neurons(layer, weight_bits, activation_bits, counted)
+        if self.options.first != "rate" and self._unmeasured(layer):
+            costs = self._first(layer, weight_bits, activation_bits, counted)
+        else:
+            costs = self._spiking(layer, weight_bits, activation_bits, counted)
+        return self._learning(layer, counted, costs) if layer.kind in ("conv", "linear") else costs
+
+    def _unmeasured(self, layer: Layer) -> bool:
+        """Whether a layer of synapses has an input that is no spikes, or was not measured."""
+        return layer.events is None and layer.kind in ("conv", "linear")
+
+    def _costs(self, operations: Floats, energy: Floats, traffic: Floats, stored: Floats) -> Costs:
+        """Metrics of a layer that keeps nothing but bits that are stored."""
         return {
-            "energy": synaptic * (self.chip.value * energy45nm.PICO) + traffic * memory,
+            "energy": energy,
             "synaptic_operations": operations,
             "memory_traffic": traffic,
             "size": stored / 8.0,
+            "memory": stored / 8.0,
         }
 
-    def _density(self, layer: Layer) -> float:
-        """ρ of a layer's weights."""
-        return 1.0 if layer.kind == "matmul" else self.options.density
+    def _spiking(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray, counted: Summed) -> Costs:
+        """Costs of a layer that works once for each spike; of an embedding, and of a product of activations."""
+        synapses = self._synapses
+        operations = synapses.operations(layer, counted.kernels)
+        synaptic = synapses.operations(layer, synapses.scaled(layer, weight_bits, counted))
+        stored = synapses.structure(layer, counted).total
+        traffic = synapses.read(layer, weight_bits, counted, stored) + synapses.addresses(layer, activation_bits)
+        traffic = traffic + self._states(layer, operations)
+        energy = synaptic * (self.chip.value * energy45nm.PICO) + traffic * self._paid
+        return self._costs(operations, energy, traffic, stored)
 
-    def _scaled(self, layer: Layer, weight_bits: BitArray, kernels: Floats, bits: Floats) -> Floats:
-        """Σ f(w) over the kernels that are not pruned, shape (A,)."""
-        if self.options.scaling == "none":
-            return kernels
-        if self.options.scaling == "linear":
-            return bits / REFERENCE_BITS.value
-        energies = published_energies()
-        unknown = energies[weight_bits] < 0
-        if unknown.any() and layer.kind != "embedding":
-            raise ConfigError(
-                f"published energies reach from {min(ENERGY_BY_BITS)} to {max(ENERGY_BY_BITS)} weight bits",
-                got=f"{int(weight_bits[unknown][0])} bits for layer {layer.name!r}",
-                fix=f"narrow the bits of {layer.weight_site!r} in the space, or set scaling: linear",
-            )
-        return sum_over_kernels(weight_bits, layer.kernels, energies) / float(energies[8])
+    def _states(self, layer: Layer, arrivals: Floats) -> Floats:
+        """Bits of states read and written where so many currents arrive, shape (A,); none where neurons are charged."""
+        stepped = self.options.update == "per-step" and self._in_steps(layer)
+        return 0.0 * arrivals if stepped else 2.0 * self.options.state_bits * arrivals
 
-    def _structure(self, layer: Layer, kernels: Floats, bits: Floats) -> Floats:
-        """Bits of the structure that holds a layer's weights, shape (A,)."""
-        if layer.kind == "matmul":
-            return np.zeros(len(bits))
-        if layer.kind == "embedding" or self.options.scheme == "functional":
-            return bits * layer.kernel_params
-        inputs, positions = _connectivity(layer)
-        outputs = layer.kernels * positions
-        connections = min(positions * layer.params, inputs * outputs)  # padding connects to nothing
-        density = self.options.density * connections / (inputs * outputs)
-        column = float(inputs * positions)
-        return scheme_bits(self.options.scheme, inputs, outputs, kernels * column, bits * column, density)
+    def _in_steps(self, layer: Layer) -> bool:
+        """Whether a layer is known to be one of a network of neurons, which uses it once a step."""
+        return layer.events is not None or self.options.first != "rate"
 
-    def _read(self, layer: Layer, weight_bits: BitArray, bits: Floats, stored: Floats, spikes: float) -> Floats:
-        """Bits of the structure that are read in a forward pass, shape (A,)."""
-        if layer.kind == "embedding":
-            return weight_traffic(layer, weight_bits, self.options.batch)
-        if self.options.scheme == "functional" or layer.kind == "matmul":
-            written = 1 if layer.kind == "matmul" else 0
-            return bits * (spikes * (self._density(layer) * layer.positions + written) * layer.kernel_params)
-        tokens = layer.positions if layer.kind == "linear" else 1
-        return spikes * tokens * stored
+    def _neurons(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray, counted: Summed) -> Costs:
+        """Costs of neurons, or of their thresholds: constants are read at each step, states as ``update`` says."""
+        batch = self.options.batch
+        stored = counted.bits * float(layer.kernel_params)
+        traffic = batch * layer.uses * stored
+        if layer.kind == "neuron":
+            traffic = traffic + self._synapses.sent(layer, layer.neurons)
+            if self.options.update == "per-step":
+                traffic = traffic + 2 * feature_traffic(layer, activation_bits, batch)
+        energy = update_energy(layer, weight_bits, activation_bits, batch) + traffic * self._paid
+        kept = state_bits(layer, activation_bits) / 8.0
+        costs = self._costs(np.zeros(len(kept)), energy, traffic, stored)
+        return {**costs, "memory": costs["memory"] + kept}
 
-    def _events(self, layer: Layer, activation_bits: BitArray, spikes: float) -> Floats:
-        """Bits of spikes written and read again, shape (A,); 0 for embeddings, whose indices are no spikes."""
-        if layer.kind == "embedding":
-            return np.zeros(len(activation_bits))
-        return activation_bits.astype(np.float64) * (spikes * 2 * (layer.input_elements // layer.uses))
+    def _first(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray, counted: Summed) -> Costs:
+        """Costs of a layer whose input is numbers and no spikes."""
+        batch = self.options.batch
+        times = batch * (1 if self.options.cached else layer.uses)
+        if self.options.first == "in-memory":
+            found = in_memory(self._crossbars, layer, weight_bits, activation_bits, times)
+        else:
+            found = digital(layer, counted, activation_bits, times)
+        currents = counted.kernels * float(batch * layer.uses * layer.positions)
+        traffic = found.traffic + self._states(layer, currents)
+        return self._costs(0.0 * currents, found.arithmetic + traffic * self._on_chip, traffic, found.stored)
 
-
-def _connectivity(layer: Layer) -> tuple[int, int]:
-    """Inputs n of a layer, and outputs of each of its kernels; a linear layer runs on one token after another."""
-    if layer.kind == "linear":
-        return layer.in_channels, 1
-    return layer.in_channels * math.prod(layer.input_size), layer.positions
+    def _learning(self, layer: Layer, counted: Summed, forward: Costs) -> Costs:
+        """Costs of a layer of synapses with what learning adds to those of its forward pass."""
+        options = self.options
+        if options.learning == "none":
+            return forward
+        steps = options.batch * layer.uses * (1 if self._in_steps(layer) else options.steps)
+        learning = Learning(options.errors, options.error_bits, steps)
+        outputs = layer.out_channels * layer.positions
+        connected = options.density * layer.positions * layer.kernel_params
+        structure = self._synapses.structure(layer, counted)
+        traffic = learning.traffic(options.scheme, structure, counted.bits, connected, outputs)
+        energy = learning.arithmetic(connected, counted.bits, counted.kernels) + traffic * self._on_chip
+        return {
+            **forward,
+            "energy": forward["energy"] + energy,
+            "memory_traffic": forward["memory_traffic"] + traffic,
+            "memory": forward["memory"] + outputs * options.error_bits / 8.0,
+        }

@@ -36,6 +36,9 @@ m = batch · uses products, row after row, all crossbars at once. That adds, wit
 
 and its ``cells`` are those of one product, which the next one writes anew. Writing takes thousands of times the energy of
 reading: such chips are for weights, and this says by how much.
+
+Neurons are no weights either: a circuit behind the crossbars keeps their states, and is not counted. A spike drives its row
+as any input of 1 bit does, and no step is passed over.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ from qsearch.assignment import FLOAT_BITS, BitArray
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, sum_over_kernels
+from qsearch.hardware.traffic import multiplied
 from qsearch.layers import Layer
 
 _ISAAC = "ISAAC (Shafiee et al., ISCA 2016) [M]"
@@ -167,7 +171,7 @@ class ReRam(VectorCostModel):
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
-        if layer.kind == "embedding":
+        if not multiplied(layer):
             return {metric: np.zeros(len(activation_bits)) for metric in self.units}
         platform, length = self.platform, layer.kernel_params
         columns, arrays = self._columns(layer, weight_bits)

@@ -25,6 +25,9 @@ their bits; :mod:`qsearch.hardware.tensorcore` stores them as they are computed.
 
 A product of two activations is one of M = P rows for each use and each sample. Its second operand takes the weights'
 place, with W to be written before on top, as X is.
+
+Neurons run beside the array, at 45 nm and at their bits (:mod:`qsearch.hardware.neurons`): states pass through DRAM in each
+step, traffic = W + 2·X, and take no time of the array. No spike is passed over.
 """
 
 from __future__ import annotations
@@ -43,8 +46,9 @@ from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, PlatformOptions, VectorCostModel
 from qsearch.hardware.constants import Constant, constants_of
 from qsearch.hardware.kernels import Counts, count_at_least, sum_over_kernels, within_classes
+from qsearch.hardware.neurons import update_energy
 from qsearch.hardware.size import Size
-from qsearch.hardware.traffic import IDENTITY, feature_traffic, products, reduction, weight_traffic
+from qsearch.hardware.traffic import IDENTITY, feature_traffic, multiplied, products, reduction, weight_traffic
 from qsearch.layers import Layer
 
 _TILE = "modelling choice: kernels and positions that a tensor core's tile computes side by side [D]"
@@ -139,12 +143,13 @@ class Roofline(VectorCostModel):
         """See :meth:`VectorCostModel.layer_costs`."""
         at_least = self._at_least(layer, weight_bits)
         summed = sum_over_kernels(weight_bits, layer.kernels, IDENTITY)
-        looked_up = layer.kind == "embedding"
-        weights = weight_traffic(layer, weight_bits, self.options.batch) if looked_up else self._weights(layer, summed)
+        array = multiplied(layer)
+        weights = self._weights(layer, summed) if array else weight_traffic(layer, weight_bits, self.options.batch)
         traffic = self._traffic(layer, weights, activation_bits)
-        sram = self._sram_energy(layer, summed, at_least[0], activation_bits)
+        beside = self._sram_energy(layer, summed, at_least[0], activation_bits)
+        beside += update_energy(layer, weight_bits, activation_bits, self.options.batch)
         return {
-            **self._time_and_energy(self._compute(layer, at_least, activation_bits), sram, traffic),
+            **self._time_and_energy(self._compute(layer, at_least, activation_bits), beside, traffic),
             **self._size.layer_costs(layer, weight_bits, activation_bits),
         }
 
@@ -155,21 +160,21 @@ class Roofline(VectorCostModel):
     def _time_and_energy(
         self,
         compute: tuple[NDArray[np.float64], NDArray[np.float64]],
-        sram: NDArray[np.float64],
+        beside: NDArray[np.float64],
         traffic: NDArray[np.float64],
     ) -> Costs:
         seconds, arithmetic = compute
         return {
             "latency": np.maximum(seconds, traffic / self.platform.bandwidth.value),
-            "energy": arithmetic + sram + traffic * energy45nm.dram_energy(),
+            "energy": arithmetic + beside + traffic * energy45nm.dram_energy(),
         }
 
     def _compute(
         self, layer: Layer, at_least: Counts, activation_bits: BitArray
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Seconds and energy of the arithmetic, shape (A,) each; 0 for embeddings."""
+        """Seconds and energy of the array's arithmetic, shape (A,) each; 0 for embeddings and neurons."""
         seconds, energy = np.zeros(len(activation_bits)), np.zeros(len(activation_bits))
-        if layer.kind == "embedding":
+        if not multiplied(layer):
             return seconds, energy
         rows, columns, length = int(self.platform.rows.value), int(self.platform.columns.value), reduction(layer)
         count, positions = products(layer, self.options.batch)
@@ -196,7 +201,7 @@ class Roofline(VectorCostModel):
     def _traffic(self, layer: Layer, weights: NDArray[np.float64], activation_bits: BitArray) -> NDArray[np.float64]:
         """Bits to and from DRAM, shape (A,), from those of the weights read once."""
         inputs = feature_traffic(layer, activation_bits, self.options.batch)
-        if layer.kind == "embedding":
+        if not multiplied(layer):
             return weights + 2 * inputs
         sram = self.platform.sram.value * products(layer, self.options.batch)[0]
         weights_again = weights * np.maximum(np.ceil(inputs / sram), 1) + inputs
@@ -208,13 +213,13 @@ class Roofline(VectorCostModel):
     def _sram_energy(
         self, layer: Layer, summed: NDArray[np.int64], kernels: NDArray[np.int64], activation_bits: BitArray
     ) -> NDArray[np.float64]:
-        """Energy of reading the on-chip memory, in J, shape (A,); 0 for embeddings.
+        """Energy of reading the on-chip memory, in J, shape (A,); 0 for embeddings and neurons.
 
         Args:
             summed: bits of a weight, summed over the kernels, shape (A,).
             kernels: those that are not pruned, shape (A,).
         """
-        if layer.kind == "embedding":
+        if not multiplied(layer):
             return np.zeros(len(activation_bits))
         count, positions = products(layer, self.options.batch)
         row_tiles = float(count * -(-positions // int(self.platform.rows.value)))

@@ -9,7 +9,8 @@ would take more than its floats is stored as floats; so a float kernel takes 32Â
 field is charged for every kernel, also where all kernels of a layer agree: the same assignment then has the same size
 whether it was found layer by layer or kernel by kernel, and no kernel can lower the size by raising its bits to those of
 the others. Biases and batch-norm parameters are the same for all assignments and are left out. A product of two
-activations stores nothing.
+activations stores nothing. Of neurons, leaks and thresholds are stored, all of a layer with one scale and one field; their
+states are working memory, and take no storage.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from qsearch.assignment import FLOAT_BITS, BitArray
@@ -48,7 +50,17 @@ class Size(VectorCostModel):
         """See :meth:`VectorCostModel.layer_costs`; activations take no storage."""
         if layer.kind == "matmul":
             return {"size": np.zeros(len(weight_bits))}
+        if layer.neurons:
+            return {"size": self._constants(layer, weight_bits)}
         b, p = np.arange(FLOAT_BITS + 1, dtype=np.int64), layer.kernel_params
         stored = np.minimum(b * p + self.options.scale_bits, FLOAT_BITS * p) * (b > 0)
         total = sum_over_kernels(weight_bits, layer.kernels, stored + self.options.field_bits)
         return {"size": total / 8.0}
+
+    def _constants(self, layer: Layer, weight_bits: BitArray) -> NDArray[np.float64]:
+        """Bytes of the constants of neurons, which share one grid, shape (A,)."""
+        if not layer.constants:
+            return np.zeros(len(weight_bits))
+        codes = sum_over_kernels(weight_bits, layer.kernels, np.arange(FLOAT_BITS + 1, dtype=np.int64))
+        stored = np.minimum(codes + self.options.scale_bits, FLOAT_BITS * layer.params) * (codes > 0)
+        return (stored + self.options.field_bits) / 8.0

@@ -91,7 +91,8 @@ class Tabulated(VectorCostModel):
             QSearchError: as :meth:`layer_costs`.
         """
         weight = weight_bits.max(axis=1, keepdims=True) if self.kernels == "highest" else weight_bits
-        activation = np.full_like(activation_bits, FLOAT_BITS) if layer.kind == "embedding" else activation_bits
+        none = layer.kind in ("embedding", "threshold")  # no activation site
+        activation = np.full_like(activation_bits, FLOAT_BITS) if none else activation_bits
         # places within T, row after row; bits may come in 8-bit integers, which would overflow
         places = weight.astype(np.intp, copy=False) * (FLOAT_BITS + 1) + activation[:, None].astype(np.intp, copy=False)
         costs: dict[str, NDArray[np.float64]] = {}

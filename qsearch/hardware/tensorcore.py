@@ -16,7 +16,7 @@ q(a) and the q(w_k) of its kernels, as in a roofline; beyond that, here also wha
 and latency, energy and size are those of the roofline at these bits. So 4-bit weights with 8-bit inputs cost what 8-bit
 weights do, 5 bits cost what 8 cost, and nothing is gained below 4. A searcher that ties a layer's two sites loses nothing
 here. An embedding multiplies nothing: its rows take q(w_k) bits. The second operand of a product of two activations takes
-the weights' place. Launching a kernel, and what runs between the layers
+the weights' place. States and constants of neurons take q(b) bits, and run beside the matrix units. Launching a kernel, and what runs between the layers
 (normalisation, requantisation), is left out: at a batch of one real networks are slower than this.
 """
 
@@ -33,6 +33,7 @@ from qsearch.hardware import roofline
 from qsearch.hardware.base import Costs
 from qsearch.hardware.constants import Constant
 from qsearch.hardware.roofline import Platform, Roofline
+from qsearch.hardware.traffic import multiplied
 from qsearch.layers import Layer
 
 _H100 = "H100 SXM specification, dense [V]"
@@ -70,8 +71,9 @@ class TensorCore(Roofline):
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
-        if layer.kind == "embedding":
-            return super().layer_costs(layer, self._held[weight_bits], activation_bits)
+        if not multiplied(layer):
+            inputs = self._held[activation_bits] if layer.neurons else activation_bits
+            return super().layer_costs(layer, self._held[weight_bits], inputs)
         at_least = self._at_least(layer, weight_bits)
         kernels = self._by_class(at_least, activation_bits)  # by what they run at, which is what they are stored at
         summed = self._widths @ kernels

@@ -10,6 +10,9 @@ looks up; every row is taken to be looked up equally often.
 
 The second operand of a matrix product of activations is a feature map too: of each use and each sample it is another one,
 and it was written before it is read.
+
+A neuron's state takes the place of the feature map: read and written in each step. Its constants, and a threshold's, are
+read in each step as weights are. Currents pass from layer to layer as sums do, and spikes are the input of who reads them.
 """
 
 from __future__ import annotations
@@ -46,6 +49,11 @@ def weight_traffic(
 def feature_traffic(layer: Layer, activation_bits: BitArray, batch: int) -> NDArray[np.float64]:
     """Bits of the input feature map read per forward pass, shape (A,); as many were written before."""
     return (activation_bits * (batch * layer.input_elements)).astype(np.float64)
+
+
+def multiplied(layer: Layer) -> bool:
+    """Whether a layer is a product of matrices, for an array of multipliers; embeddings and neurons are none."""
+    return layer.kind in ("conv", "linear", "matmul")
 
 
 def reduction(layer: Layer) -> int:

@@ -4,10 +4,10 @@ Notation (of :mod:`qsearch.layers`)
 
 =====  =================================================================================
 P      output positions, all uses
-r      products added up for one output: c_in/g · K
+r      products added up for one output: c_in/g · K; 1 of neurons
 g, K   groups; positions of the kernel
 w, a   bits of a layer's weights, or of a product's second operand, and of its input; a = 32 for embeddings, whose
-       input has none
+       input has none, and for thresholds, which have no input; of neurons, bits of leak and state
 =====  =================================================================================
 
 Costs multiply, so all features but the kind are logarithms, base 2. Traffic and passes go with P·a: that product stands for P.
@@ -44,7 +44,15 @@ FEATURES = (
     "kind",
 )
 """Names of the columns of :func:`features`."""
-KINDS: Mapping[str, float] = {"conv": 0.0, "linear": 0.0, "depthwise": 1.0, "embedding": 2.0, "matmul": -1.0}
+KINDS: Mapping[str, float] = {
+    "conv": 0.0,
+    "linear": 0.0,
+    "depthwise": 1.0,
+    "embedding": 2.0,
+    "matmul": -1.0,
+    "neuron": 3.0,
+    "threshold": 4.0,
+}
 """Kinds of layers, as a feature; a linear layer is a convolution of extent 1, and a product of activations next to it."""
 
 EXTENTS: Mapping[str, Callable[[Layer], int]] = {
@@ -70,9 +78,9 @@ def features(points: Sequence[Point]) -> Floats:
 
 
 def _features(layer: Layer, weight_bits: int, activation_bits: int) -> list[float]:
-    activation = FLOAT_BITS if layer.kind == "embedding" else activation_bits
+    activation = FLOAT_BITS if layer.kind in ("embedding", "threshold") else activation_bits
     positions = layer.positions * layer.uses
-    reduction = layer.in_channels // layer.groups * math.prod(layer.kernel)
+    reduction = 1 if layer.neurons else layer.in_channels // layer.groups * math.prod(layer.kernel)
     sizes = (
         positions * activation,
         layer.out_channels,

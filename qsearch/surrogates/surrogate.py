@@ -225,7 +225,8 @@ class Surrogate(Tabulated):
     def _best(self, kind: str, costs: Floats) -> NDArray[np.intp]:
         """Index of the pair of a kind that answers at (w, a), given what each costs; −1 where none does. Shape (33, 33)."""
         pairs = [
-            (weight, FLOAT_BITS if kind == "embedding" else activation) for weight, activation in self._pairs(kind)
+            (weight, FLOAT_BITS if kind in ("embedding", "threshold") else activation)
+            for weight, activation in self._pairs(kind)
         ]
         found = cheapest_holding(pairs, costs)
         found[0], found[:, 0] = -1, -1
@@ -249,7 +250,9 @@ class Surrogate(Tabulated):
         found: list[tuple[int, int, int, float]] = []
         for index, layer in enumerate(layers):
             bits = assignment.vector(layer.weight_site, layer.kernels)
-            activation = FLOAT_BITS if layer.kind == "embedding" else assignment.highest(layer.activation_site)
+            activation = (
+                FLOAT_BITS if layer.kind in ("embedding", "threshold") else assignment.highest(layer.activation_site)
+            )
             counts = {int(bits.max()): len(bits)} if self.kernels == "highest" else Counter(bits.tolist())
             found.extend((index, weight, activation, count / len(bits)) for weight, count in counts.items() if weight)
         columns = np.asarray(found, dtype=np.float64).reshape(len(found), 4).T

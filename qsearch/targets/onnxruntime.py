@@ -58,8 +58,8 @@ class OnnxRuntime(Target):
         self._floor: dict[str, float] = {}
 
     def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
-        """See :meth:`Target.precisions`: products of two activations, which have no weights to store, not at all."""
-        if layer.kind == "matmul":
+        """See :meth:`Target.precisions`: what has no weights to store, as products of two activations and neurons, not at all."""
+        if not layer.weighted:
             return ()
         if layer.kind == "embedding":
             return ((8, 32), (32, 32))

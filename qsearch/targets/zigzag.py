@@ -107,11 +107,11 @@ class ZigZag(Target):
         self.units: Mapping[str, str] = {"latency": "s" if self.options.frequency else "cycle", "energy": "J"}
 
     def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
-        """See :meth:`Target.precisions`: every pair that fits; 3-D convolutions, embeddings and products of activations not at all.
+        """See :meth:`Target.precisions`: every pair that fits; 3-D convolutions, embeddings, products of activations and neurons not at all.
 
         ZigZag holds its operand W in memories of its own, and takes it from nowhere.
         """
-        if layer.kind in {"embedding", "matmul"} or len(layer.kernel) > 2:
+        if not layer.weighted or layer.kind == "embedding" or len(layer.kernel) > 2:
             return ()
         example = EXAMPLES.get(self.options.accelerator)
         most = SUM_BITS if example is None else example.bits

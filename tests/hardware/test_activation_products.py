@@ -186,7 +186,7 @@ def test_a_batch_costs_what_its_samples_cost_one_by_one(sizes, uses, batch, bits
     alone = cost(model(model.Options(**options)), *bits, layer)
     together = cost(model(model.Options(**options, batch=batch)), *bits, layer)
     for metric in alone:
-        share = 1 if metric in {"size", "cells"} else batch
+        share = 1 if metric in {"size", "memory", "cells"} else batch
         assert together[metric] == pytest.approx(share * alone[metric], rel=1e-9), metric
 
 

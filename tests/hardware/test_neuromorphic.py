@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from qsearch.errors import ConfigError
 from qsearch.hardware import neuromorphic_tables as tables
 from qsearch.hardware.energy45nm import sram_energy
-from qsearch.hardware.neuromorphic import Chip, Neuromorphic, scheme_bits
+from qsearch.hardware.neuromorphic import Chip, Neuromorphic
+from qsearch.hardware.storage_schemes import matrix as structure
 from qsearch.layers import Layer
 from qsearch.registry import create
 from qsearch.sites import build_space
@@ -56,6 +57,38 @@ class TestNeuromorphicPublished(CostModelContract):
 
     def model(self):
         return Neuromorphic(Neuromorphic.Options(chip="truenorth", scaling="published"))
+
+
+class TestNeuromorphicPerEvent(CostModelContract):
+    def model(self):
+        return Neuromorphic(Neuromorphic.Options(update="per-event", scheme="crossbar", first="digital"))
+
+
+class TestNeuromorphicInMemoryFirst(CostModelContract):
+    def model(self):
+        return Neuromorphic(Neuromorphic.Options(first="in-memory", cached=True, batch=2))
+
+
+class TestNeuromorphicLearning(CostModelContract):
+    def model(self):
+        return Neuromorphic(Neuromorphic.Options(learning="backward-update", scheme="bitmap", density=0.5, errors=0.3))
+
+
+class TestNeuromorphicLearningFromCsr(CostModelContract):
+    def model(self):
+        return Neuromorphic(Neuromorphic.Options(learning="backward-update", scheme="csr", first="digital"))
+
+
+def test_published_breakdown():
+    """Literature §8b: DRAM takes 70 to 82 % of the energy, arithmetic 2 % at most; bits act through what is moved."""
+    *parts, whole = tables.BREAKDOWN.values()
+    assert next(iter(tables.BREAKDOWN)) == "DRAM"
+    shares = [parts[0][column].value / whole[column].value for column in range(3)]
+    assert [round(share, 3) for share in shares] == [0.7, 0.817, 0.802]
+    for column in range(3):
+        unlisted = 1 - sum(part[column].value for part in parts) / whole[column].value
+        assert 0.08 < unlisted < 0.14
+        assert tables.BREAKDOWN["MAC"][column].value / whole[column].value < 0.02
 
 
 def test_published_ratios():
@@ -199,7 +232,7 @@ class TestSchemes:
 def matrix(scheme, n, m, bits, density):
     """Bits of an n × m matrix that is all at the same bits."""
     entries = np.asarray([float(n * m)])
-    return float(scheme_bits(scheme, n, m, entries, bits * entries, density)[0])
+    return float(structure(scheme, n, m, entries, bits * entries, density).total[0])
 
 
 @pytest.mark.parametrize("scaling", ["linear", "none", "published"])
