@@ -35,7 +35,7 @@ HAQ = (
     "activation",
 )
 """HAQ's ten observations (Wang et al., CVPR 2019; order of its linear mode). ``activation`` is 1 while the bits of an
-activation are decided, from the first decision on."""
+activation are decided, from the first decision on, or those of a state, which is to neurons what an activation is to a layer."""
 
 AUTOQ = (
     "layer",
@@ -107,7 +107,7 @@ def static_features(
                 **geometry(layer),
                 "layer": float(order[layer.name]),
                 "kernel_index": decision.kernel / max(variable.length - 1, 1),
-                "activation": float(schedule.space.site(variable.name).role == "activation"),
+                "activation": float(schedule.space.site(variable.name).role in _READ),
             }
         )
     found = np.zeros((len(rows), len(names)), dtype=np.float32)
@@ -120,6 +120,9 @@ def static_features(
         found[:, place["kernel_sensitivity"]], found[:, place["layer_sensitivity"]] = kernel, level
     return found
 
+
+_READ = ("activation", "state")
+"""Roles of what a layer reads and writes, beside what it keeps."""
 
 _GEOMETRY = ("in_channels", "out_channels", "stride", "kernel", "params", "feature_map")
 

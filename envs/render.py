@@ -19,25 +19,18 @@ UNDECIDED = (226, 226, 226)
 def ansi(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> str:
     """A line per layer: bits of its weight and its input, "·" where they are not decided yet; "=" marks fixed ones.
 
-    A product of two activations has no weight, but an other operand.
+    A product of two activations has no weight, but an other operand; neurons have a leak and a state, or a threshold.
     """
     known = _decided_sites(problem.space, decided)
     bits = {name: value[0] for name, value in problem.space.bits(x[None]).items()}
 
-    def cell(role: str, site: str) -> str:
+    def cell(site: str) -> str:
         if site not in bits:
             return ""
         mark = "=" if site in (problem.space.fixed or {}) else " "
-        return f"{role} {mark}{_shown(bits[site]) if known[site] else '·'}"
+        return f"{site.rpartition('.')[2]} {mark}{_shown(bits[site]) if known[site] else '·'}"
 
-    rows = [
-        (
-            layer.name,
-            cell("other" if layer.kind == "matmul" else "weight", layer.weight_site),
-            cell("input", layer.activation_site),
-        )
-        for layer in problem.layers
-    ]
+    rows = [(layer.name, cell(layer.weight_site), cell(layer.activation_site)) for layer in problem.layers]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -46,7 +39,8 @@ def ansi(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> 
 def picture(problem: Problem, x: NDArray[np.int64], decided: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """A row per layer: a cell for its input, then its kernels from left to right. Dark is few bits, bright is many.
 
-    The other operand of a product of two activations stands where kernels do.
+    The other operand of a product of two activations stands where kernels do, and so do leaks and thresholds; states stand
+    where inputs do.
 
     Returns:
         Pixels, shape (layers · (ROW + GAP) + GAP, SIDE + WIDTH + 3·GAP, 3).

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.errors import SpaceError, nearest
 from qsearch.layers import Layer
 from qsearch.overlay import ALL, FEWEST_BITS, Overlay
@@ -84,6 +85,19 @@ def build_space(
         _check_overlays(sites, extra, layers, overlay, pins)
         sites = [site for own in sites for site in (own, *(also for also in extra if _beside(own, also)))]
     return SearchSpace(tuple(sites), tied, pins)
+
+
+def in_float(layers: Sequence[Layer], assignment: BitAssignment) -> bool:
+    """Whether an assignment leaves all that could lose something in float, whatever it says of :func:`idle_sites`."""
+    idle = idle_sites(layers)
+    return all(bits == FLOAT_BITS for site, bits in assignment.items() if site not in idle)
+
+
+def idle_sites(layers: Sequence[Layer]) -> frozenset[str]:
+    """Sites whose bits alone change nothing: spikes, leaks of one, and patterns of overlays."""
+    spikes = {layer.activation_site for layer in layers if layer.weighted and layer.events is not None}
+    leaks = {layer.weight_site for layer in layers if layer.kind == "neuron" and not layer.constants}
+    return frozenset(spikes | leaks | {layer.pattern_site for layer in layers if layer.overlay})
 
 
 def overlaid(layers: Sequence[Layer], space: SearchSpace, overlay: Overlay | None) -> tuple[Layer, ...]:

@@ -33,6 +33,7 @@ from qsearch.layers import Layer
 from qsearch.protocols import CostModel, Workload
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.registry import PluginOptions, create, path_options
+from qsearch.sites import in_float
 from qsearch.training.admm import AdmmOptions
 from qsearch.training.compression import Compression
 from qsearch.training.devices import check_device, repeatable
@@ -169,14 +170,14 @@ class JointCompression(BeforeTraining):
         """
         if not 0 < fidelity <= 1:
             raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
-        if _is_float(assignment):
+        if in_float(self._layers, assignment):
             return self._untrained.evaluate(assignment)
         found = self.compressed(assignment, fidelity=fidelity, seed=seed)
         if fidelity == 1:
             self._seeds.setdefault(assignment, seed)
         with threads(self._options.threads):
-            quality = self._untrained.scoring.quality(found.network, self.validation)
-        return replace(quality, details=found.details)
+            quality = self._untrained.scoring.quality(found.network, self.validation, found.network.model)
+        return replace(quality, details={**quality.details, **found.details})
 
     def test(self, assignment: BitAssignment) -> Quality:
         """Quality on the whole test split of the network that :meth:`evaluate` judges at full fidelity.
@@ -188,12 +189,13 @@ class JointCompression(BeforeTraining):
             DataError: the test loader is empty or malformed; else as :meth:`evaluate`.
             EvaluationError: as :meth:`evaluate`.
         """
-        if _is_float(assignment):
+        if in_float(self._layers, assignment):
             return self._untrained.test(assignment)
         found = self.compressed(assignment, seed=self._seeds.get(assignment, 0))
         with threads(self._options.threads):
-            quality = self._untrained.scoring.quality(found.network, self._untrained.held_out())
-        return replace(quality, details=found.details)
+            data = self._untrained.held_out()
+            quality = self._untrained.scoring.quality(found.network, data, found.network.model)
+        return replace(quality, details={**quality.details, **found.details})
 
     def compressed(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Compressed:
         """The network that :meth:`evaluate` judges, under the assignment.
@@ -208,7 +210,7 @@ class JointCompression(BeforeTraining):
 
     def kept(self, assignment: BitAssignment) -> dict[str, int]:
         """Weight site → how many of its weights are to be kept, or of its kernels; those that stay dense are left out."""
-        rows = {layer: _prunable(assignment, layer) for layer in self._layers if layer.kind != "matmul"}
+        rows = {layer: _prunable(assignment, layer) for layer in self._layers if layer.weighted}
         unit = {layer: 1 if self._options.kernels else layer.kernel_params for layer in rows}
         counts = {layer.weight_site: int(found.sum()) * unit[layer] for layer, found in rows.items()}
         if self._options.compression is not None:
@@ -271,7 +273,7 @@ class JointCompression(BeforeTraining):
         data = stored = count = total = 0.0
         kept = work.kept
         for layer in self._layers:
-            if layer.kind == "matmul":
+            if not layer.weighted:
                 continue
             bits = _weight_bits(assignment, layer)
             dense = np.full(layer.kernels, layer.kernel_params)
@@ -316,7 +318,7 @@ def _shares(options: JointCompression.Options, layers: Sequence[Layer]) -> dict[
     Raises:
         ConfigError: a share for a layer that there is not.
     """
-    sites = {layer.name: layer.weight_site for layer in layers if layer.kind != "matmul"}
+    sites = {layer.name: layer.weight_site for layer in layers if layer.weighted}
     if not isinstance(options.keep, dict):
         return {} if options.keep is None else dict.fromkeys(sites.values(), options.keep)
     for name in options.keep:
@@ -336,7 +338,3 @@ def _prunable(assignment: BitAssignment, layer: Layer) -> NDArray[np.bool_]:
     """Kernels of 1 to 31 bits, shape (K,)."""
     bits = _weight_bits(assignment, layer)
     return (bits > 0) & (bits < FLOAT_BITS)
-
-
-def _is_float(assignment: BitAssignment) -> bool:
-    return all(bits == FLOAT_BITS for bits in assignment.values())

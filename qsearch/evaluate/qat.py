@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from qsearch.assignment import FLOAT_BITS, BitAssignment
+from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.before_training import BeforeTraining, JudgedTrainingOptions
 from qsearch.evaluate.lessons import training_loader
@@ -29,6 +29,7 @@ from qsearch.evaluate.warm_start import FLOAT, Course, Past, State, begin_from, 
 from qsearch.layers import Layer
 from qsearch.protocols import Workload
 from qsearch.quantize.network import QuantizedNetwork
+from qsearch.sites import in_float
 from qsearch.training.devices import check_device, outputs_of, repeatable
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning
@@ -104,7 +105,7 @@ class QuantizationAware(BeforeTraining):
         """
         if not 0 < fidelity <= 1:
             raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
-        if self._is_float(assignment):
+        if in_float(self._layers, assignment):
             return self._untrained.evaluate(assignment)
         course = self._course(assignment, seed, max(1, round(fidelity * self._options.epochs)))
         training = self._begin(course)
@@ -117,7 +118,7 @@ class QuantizationAware(BeforeTraining):
         Raises:
             SpaceError, EvaluationError, DataError: as :meth:`evaluate`.
         """
-        if self._is_float(assignment):
+        if in_float(self._layers, assignment):
             yield 1.0, self._untrained.evaluate(assignment)
             return
         course = self._course(assignment, seed, self._options.epochs)
@@ -140,11 +141,11 @@ class QuantizationAware(BeforeTraining):
             DataError: the test loader is empty or malformed; else as :meth:`evaluate`.
             EvaluationError: as :meth:`evaluate`.
         """
-        if self._is_float(assignment):
+        if in_float(self._layers, assignment):
             return self._untrained.test(assignment)
         data, network = self._untrained.held_out(), self.trained(assignment)
         with threads(self._options.threads):
-            return self._untrained.scoring.quality(network, data)
+            return self._untrained.scoring.quality(network, data, network.model)
 
     def trained(self, assignment: BitAssignment, *, seed: int | None = None) -> QuantizedNetwork:
         """The network that was judged, under the assignment; that of an evaluation that a pruner ended early is so too.
@@ -155,7 +156,7 @@ class QuantizationAware(BeforeTraining):
         Raises:
             SpaceError, EvaluationError: as :meth:`evaluate`.
         """
-        if self._is_float(assignment):
+        if in_float(self._layers, assignment):
             self._untrained.network.apply(assignment)
             return self._untrained.network
         known = self._past.course(assignment)
@@ -168,11 +169,6 @@ class QuantizationAware(BeforeTraining):
             self._train(training, course.epochs)
             self._settle(course, training.network)
         return self._settled[course]
-
-    def _is_float(self, assignment: BitAssignment) -> bool:
-        """Whether all is in float, and no weight overlaid; what the pattern of a plain one is says nothing."""
-        patterns = {layer.pattern_site for layer in self._layers if layer.overlay}
-        return all(bits == FLOAT_BITS for site, bits in assignment.items() if site not in patterns)
 
     def _course(self, assignment: BitAssignment, seed: int, epochs: int) -> Course:
         """How an assignment is trained: from the start that it had if it was trained before."""
@@ -230,18 +226,18 @@ class QuantizationAware(BeforeTraining):
         """
         network = self._settle(course, training.network)
         with threads(self._options.threads):
-            quality = self._untrained.scoring.quality(network, self.validation)
+            quality = self._untrained.scoring.quality(network, self.validation, network.model)
         if recorded:
             self._note(course, training.network)
-        return replace(quality, details={**course.details, "training_loss": loss})
+        return replace(quality, details={**quality.details, **course.details, "training_loss": loss})
 
     def _quality(self, course: Course, network: TrainableNetwork, loss: float) -> Quality:
         """Quality of a network in training: what it would have if it settled now, without the effort of that."""
         network.eval()
         outputs = outputs_of(network, self._options.device)
         with threads(self._options.threads):
-            quality = self._untrained.scoring.quality(outputs, self.validation)
-        return replace(quality, details={**course.details, "training_loss": loss})
+            quality = self._untrained.scoring.quality(outputs, self.validation, network.model)
+        return replace(quality, details={**quality.details, **course.details, "training_loss": loss})
 
     def _settle(self, course: Course, network: TrainableNetwork) -> QuantizedNetwork:
         """The network with what training has found, under its assignment; the last few are kept."""

@@ -61,7 +61,7 @@ class ActivationSum(VectorCostModel):
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`."""
-        if layer.kind == "embedding":  # reads indices
+        if layer.kind in ("embedding", "neuron", "threshold"):  # reads indices, or nothing but what it keeps
             return {"activation_sum": np.zeros(len(activation_bits))}
         total = activation_bits.astype(np.float64) * (layer.input_elements / 8.0)
         if layer.kind == "matmul":

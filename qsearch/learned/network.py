@@ -13,11 +13,15 @@ from qsearch.assignment import BitAssignment
 from qsearch.learned.limits import Limit, concerned
 from qsearch.learned.penalty import Penalty
 from qsearch.learned.schemes import LearnedBits, Scheme, parameters_of
+from qsearch.learned.settling import evenly
 from qsearch.quantize.network import input_sites
 from qsearch.space import SearchSpace, Variable
 from qsearch.training.lessons import Lessons
 from qsearch.training.network import TrainableNetwork
 from qsearch.training.quantizers import Family, Learner
+
+LEARNABLE = ("weight", "activation")
+"""Roles of sites whose bits can be learned."""
 
 BISECTIONS = 40
 """Steps that the bits of the start are found in."""
@@ -26,8 +30,9 @@ BISECTIONS = 40
 class LearningNetwork(TrainableNetwork):
     """A network under bits that learn.
 
-    Only variables of two choices or more that a limited cost depends on learn; the others stand at their most bits. Sites
-    that agree share what learns.
+    Only variables of two choices or more that a limited cost depends on learn; the others stand at their most bits. What
+    neurons keep has no gradient by its bits, and stands where all bits would if all were lowered alike to meet the limits.
+    Sites that agree share what learns.
 
     Args:
         lessons: the network and its grids.
@@ -143,8 +148,11 @@ def divided(space: SearchSpace, limits: Sequence[Limit]) -> tuple[list[Variable]
     """Variables that learn, and the bits of the others."""
     learned: list[Variable] = []
     held: dict[str, int] = {}
+    even = evenly(space, limits)
     for variable, matters in zip(space.variables, concerned(limits, space), strict=True):
-        if matters and len(variable.choices) > 1:
+        if not all(space.site(name).role in LEARNABLE for name in variable.sites):
+            held[variable.name] = variable.choices[even[variable.start]]
+        elif matters and len(variable.choices) > 1:
             learned.append(variable)
         else:
             held[variable.name] = variable.choices[-1]

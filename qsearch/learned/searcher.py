@@ -30,7 +30,7 @@ from qsearch.learned.learning import LearnedOptions, Learning
 from qsearch.learned.limits import Limit, limits_at, minimised_costs, require_tabulated, require_upper_bounds
 from qsearch.learned.network import LearningNetwork, divided
 from qsearch.learned.schemes import Scheme
-from qsearch.learned.settling import settle
+from qsearch.learned.settling import evenly, settle
 from qsearch.problem import Problem
 from qsearch.protocols import Oracle, Searcher
 from qsearch.space import SearchSpace
@@ -143,7 +143,7 @@ class LearnedSearcher(Searcher, ABC):
     def _learned(self, oracle: Oracle, lessons: Lessons, limits: Sequence[Limit]) -> EndPoint:
         space, options = oracle.problem.space, self.options
         if not divided(space, limits)[0]:
-            return EndPoint(space.highest.tolist(), [], 0, 0.0)
+            return EndPoint(evenly(space, limits, fill=options.fill).tolist(), [], 0, 0.0)
         start = time.perf_counter()
         scheme = self.scheme(lessons)
         network = LearningNetwork(

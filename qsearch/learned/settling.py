@@ -38,12 +38,18 @@ def settle(space: SearchSpace, limits: Sequence[Limit], bits: Floats, x: X, *, f
     Returns:
         Within the limits wherever the fewest bits are.
     """
-    free = np.concatenate(
-        [np.full(v.length, not c) for v, c in zip(space.variables, concerned(limits, space), strict=True)]
-    )
+    free = np.zeros(space.dimension, dtype=np.bool_)
+    for variable, matters in zip(space.variables, concerned(limits, space), strict=True):
+        free[variable.slice] = not matters
     x = np.where(free, space.highest, x)
     x = _lowered(space, limits, bits, x, ~free)
     return _raised(space, limits, bits, x) if fill and _fits(limits, x) else x
+
+
+def evenly(space: SearchSpace, limits: Sequence[Limit], *, fill: bool = True) -> X:
+    """The most bits of every decision, and where limits ask for less as much less for all as they can, shape (D,)."""
+    most = np.asarray([float(choices[-1]) for choices in _choices(space)])
+    return settle(space, limits, most, space.highest, fill=fill)
 
 
 def nearest_choices(space: SearchSpace, bits: Floats) -> X:

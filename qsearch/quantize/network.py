@@ -28,6 +28,7 @@ from qsearch.quantize.neurons import NeuronRegisters, Register
 from qsearch.quantize.overlay import OverlaidWeight, OverlayTable
 from qsearch.quantize.unfolding import close, unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
+from qsearch.sites import idle_sites
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """What a module is called with: positional, and by keyword."""
@@ -109,6 +110,7 @@ class QuantizedNetwork:
         self._beside = {
             layer.weight_site: (layer.overlay_site, layer.pattern_site) for layer in layers if layer.overlay
         }
+        self._idle = idle_sites(layers)
         self._neurons = NeuronRegisters(self._modules, layers)
         self._inputs = {site: place for layer in layers for site, place in input_sites(layer).items()}
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
@@ -261,7 +263,7 @@ class QuantizedNetwork:
     def _correct(self) -> None:
         if self._correction is None:
             return
-        if all(bits == FLOAT_BITS for bits in self._bits.values()):
+        if all(bits == FLOAT_BITS for site, bits in self._bits.items() if site not in self._idle):
             self._correction.reset()
             return
         output = self._correction.run()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from qsearch.assignment import FLOAT_BITS, Bits
 from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
+from qsearch.quantize.copies import evaluation_copy
 from qsearch.quantize.modules import given
 from qsearch.space import FEWEST
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid, leak_grid, threshold_grid
@@ -59,6 +60,8 @@ class NeuronRegisters:
         self._owners |= {layer.weight_site: (layer.name, "leak") for layer in layers if layer.kind == "neuron"}
         thresholds = [layer for layer in layers if layer.kind == "threshold"]
         self._owners |= {layer.name: (layer.name.removesuffix(".threshold"), "threshold") for layer in thresholds}
+        # ranges are those of the float network, whatever assignment its neurons have when they are asked for
+        self._floating = {name: evaluation_copy(module) for name, module in self._neurons.items()}
         self._currents: dict[str, Tensor] = {}
         self._found: dict[tuple[str, int], Register] = {}
 
@@ -101,7 +104,7 @@ class NeuronRegisters:
         if bits == FLOAT_BITS or (part == "leak" and module.leak is None):
             return None
         if (site, bits) not in self._found:
-            self._found[site, bits] = self._find(module, name, part, bits)
+            self._found[site, bits] = self._find(name, part, bits)
         return self._found[site, bits]
 
     def adopt(self, site: str, register: Register) -> None:
@@ -110,7 +113,9 @@ class NeuronRegisters:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _find(self, module: Integrator, name: str, part: str, bits: int) -> Register:
+    def _find(self, name: str, part: str, bits: int) -> Register:
+        module = self._floating[name]
+        assert isinstance(module, Integrator)
         if part == "leak":
             return leak_grid(bits)
         if part == "threshold":

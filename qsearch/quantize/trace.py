@@ -32,6 +32,9 @@ from qsearch.spiking.neurons import Constant, Integrator
 
 log = logging.getLogger(__name__)
 
+NEURONS = ("snntorch._neurons.", "spikingjelly.activation_based.neuron")
+"""Where other libraries keep their neurons; :mod:`qsearch.spiking` has ours, whose states can be quantised."""
+
 __all__ = ["Inputs", "examine", "forward", "given", "trace_layers"]
 
 
@@ -184,6 +187,11 @@ def _left_out(unfolding: Unfolding, layers: Mapping[str, object]) -> list[LeftIn
         if isinstance(module, nn.MultiheadAttention) and name in told:
             inside.update(module.modules())
         if name in layers or module in inside or isinstance(module, Constant):
+            continue
+        if type(module).__module__.startswith(NEURONS):
+            found.append(
+                LeftInFloat(name, type(module).__name__, 0, "neurons of other libraries keep their states in float")
+            )
             continue
         parameters = {
             key: parameter.numel()

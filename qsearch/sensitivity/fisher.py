@@ -25,6 +25,9 @@ Kernels: d_n is a sum over channels, and D_k = ½·E[d_nk²].
 evaluation repairs anyway is no damage. A network that is sure of its training data has p near 0 or 1, and F near 0 but for
 few samples: T > 1 lets all samples count, and D is the divergence of the softened outputs.
 
+Spikes are differentiated by the surrogates of their neurons; what those keep is probed
+(:mod:`qsearch.sensitivity.probed_sites`).
+
 With gradient: loss, s is the gradient of the sample's loss: the empirical Fisher matrix. Outputs that are no logits take
 the mean squared difference of outputs in place of the divergence, as :class:`qsearch.protocols.Probe` does.
 """
@@ -46,14 +49,17 @@ from qsearch.errors import EvaluationError
 from qsearch.protocols import Evaluator, FloatNetwork, SensitivityTable
 from qsearch.registry import PluginOptions
 from qsearch.sensitivity.floating import (
+    NEURONS,
     WITHOUT_GRADIENTS,
     batches,
     check_finite,
     float_network,
     forward,
     searched_sites,
+    tensor_variables,
 )
 from qsearch.sensitivity.output_errors import OutputErrors
+from qsearch.sensitivity.probed_sites import completed
 from qsearch.sensitivity.probing import confirm_idle, error_shares
 from qsearch.space import SearchSpace, Site, Variable
 
@@ -100,6 +106,8 @@ class Fisher:
         """
         network = float_network(evaluator, "fisher", "one-at-a-time")
         sites = searched_sites(space)
+        if not sites:
+            return completed(SensitivityTable({}, 0), space, evaluator, "fisher")
         errors = {site.name: OutputErrors(network, site) for site in sites}
         count = self._pass(network, sites, errors)
         changes: dict[str, Floats] = {}
@@ -112,12 +120,14 @@ class Fisher:
                 probed += confirm_idle(evaluator, site, "fisher")
         damage = {
             variable.name: _damage(variable, [changes[name] for name in variable.sites], evaluator)
-            for variable in space.variables
+            for variable in tensor_variables(space)
         }
         interactions = _interactions(space, changes) if self._options.interactions else {}
         backward = self._options.draws if self._options.gradient == "model" else 1
-        choices = sum(len(site.choices) for site in sites) / max(1, len(network.layers))
-        return SensitivityTable(damage, probed + round(count * (1 + 2 * backward + choices)), interactions)
+        layers = {site.layer for site in space.sites if site.role not in NEURONS}
+        choices = sum(len(site.choices) for site in sites) / max(1, len(layers))
+        samples = probed + round(count * (1 + 2 * backward + choices))
+        return completed(SensitivityTable(damage, samples, interactions), space, evaluator, "fisher")
 
     def _pass(self, network: FloatNetwork, sites: Sequence[Site], errors: dict[str, OutputErrors]) -> int:
         """Pass the samples forward and back; how many there were."""
@@ -249,7 +259,7 @@ def _interactions(space: SearchSpace, changes: dict[str, Floats]) -> dict[tuple[
     """I of every pair of layer-wise variables, shape (choices, choices′)."""
     totals = {
         variable.name: _total([changes[name] for name in variable.sites])
-        for variable in space.variables
+        for variable in tensor_variables(space)
         if variable.length == 1
     }
     names = list(totals)

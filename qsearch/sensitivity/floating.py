@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qsearch.assignment import FLOAT_BITS
 from qsearch.errors import EvaluationError, PluginError
 from qsearch.protocols import Differentiable, Evaluator, FloatNetwork
-from qsearch.space import SearchSpace, Site
+from qsearch.space import SearchSpace, Site, Variable
 
 Floats = NDArray[np.float64]
 Batch: TypeAlias = tuple[Any, Tensor]
@@ -51,13 +51,22 @@ def float_network(evaluator: Evaluator, name: str, alternatives: str) -> FloatNe
     return evaluator.float_network()
 
 
+NEURONS = frozenset({"state", "leak", "threshold"})
+"""Roles of what neurons keep, which are found by probing (:mod:`qsearch.sensitivity.probed_sites`)."""
+
+
+def tensor_variables(space: SearchSpace) -> list[Variable]:
+    """The variables of weights and of layers' inputs, in the order of the space; none that is tied with what neurons keep."""
+    return [v for v in space.variables if NEURONS.isdisjoint(space.site(name).role for name in v.sites)]
+
+
 def searched_sites(space: SearchSpace) -> list[Site]:
-    """The sites of all variables, in network order.
+    """The sites of all variables of weights and of layers' inputs, in network order.
 
     Raises:
         PluginError: one of an overlay, which has no bits of its own.
     """
-    free = {name for variable in space.variables for name in variable.sites}
+    free = {name for variable in tensor_variables(space) for name in variable.sites}
     found = [site for site in space.sites if site.name in free]
     for site in found:
         if site.role not in ("weight", "activation"):

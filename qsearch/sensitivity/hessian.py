@@ -19,6 +19,9 @@ known to be flat, for it is within its standard error of 0, counts as the most t
 and inputs from one product. Of a network that has learnt its calibration data by heart, most traces are next to nothing
 and hard to know: expect the warning that they are, and more of ``fisher`` with its temperature.
 
+Spikes are differentiated twice by the surrogates of their neurons: a curvature of those. What neurons keep is probed
+(:mod:`qsearch.sensitivity.probed_sites`).
+
 Cost: a graph of the gradients takes a forward and a backward pass, 3 forward passes; each product one backward pass
 through it, 6 (measured: 6.3). A probe is two products, one for all weights and one for all inputs: what couples the two
 is most of the variance of a single one, and inputs would need some 16 times the probes. The data go in small batches,
@@ -45,6 +48,7 @@ from qsearch.registry import PluginOptions
 from qsearch.sensitivity import floating
 from qsearch.sensitivity.floating import Batch
 from qsearch.sensitivity.hutchinson import Trace, diagonal_probe, estimate
+from qsearch.sensitivity.probed_sites import completed
 from qsearch.sensitivity.probing import confirm_idle
 from qsearch.space import SearchSpace, Site
 
@@ -104,7 +108,7 @@ class Hessian:
         network = floating.float_network(evaluator, "hessian", "one-at-a-time")
         options, sites = self.options, floating.searched_sites(space)
         if not sites:
-            return SensitivityTable({}, 0)
+            return completed(SensitivityTable({}, 0), space, evaluator, "hessian")
         inputs, passed = floating.observe_inputs(network, space, options.samples)
         curvature = Curvature(network, sites, options.samples, options.seed)
         traces = estimate(curvature.draw, options.standard_error, probes=options.probes, most=options.max_probes)
@@ -119,9 +123,10 @@ class Hessian:
             for site in sites
         }
         damage = {
-            variable.name: np.sum([found[name] for name in variable.sites], axis=0) for variable in space.variables
+            variable.name: np.sum([found[name] for name in variable.sites], axis=0)
+            for variable in floating.tensor_variables(space)
         }
-        return SensitivityTable(damage, passed + curvature.samples)
+        return completed(SensitivityTable(damage, passed + curvature.samples), space, evaluator, "hessian")
 
 
 class Curvature:

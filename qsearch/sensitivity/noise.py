@@ -17,7 +17,8 @@ The rounding error of a grid is nearly uniform within half a step, so that D(b) 
 open; here it is the deviation of the rounding error of b bits over ±max|T|.
 
 Noise is drawn in pairs, n and −n, which takes out the gradient's part, and is the same up to its size for all choices of a
-site. It asks for no derivative, so it serves where a loss has none.
+site. It asks for no derivative, so it serves where a loss has none. What neurons keep is not disturbed but quantised
+(:mod:`qsearch.sensitivity.probed_sites`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from qsearch.protocols import Evaluator, FloatNetwork, SensitivityTable
 from qsearch.registry import PluginOptions
 from qsearch.sensitivity import floating
 from qsearch.sensitivity.floating import InputStatistics
+from qsearch.sensitivity.probed_sites import completed
 from qsearch.sensitivity.probing import shares
 from qsearch.space import SearchSpace, Site, Variable
 
@@ -77,7 +79,7 @@ class Noise:
         floating.check_finite(np.asarray([start]), "the float network")
         sizes = _Sizes(network, self.options.kind, inputs)
         damage = {}
-        for number, variable in enumerate(space.variables):
+        for number, variable in enumerate(floating.tensor_variables(space)):
             rise = np.zeros(len(variable.choices))
             for position, bits in enumerate(variable.choices):
                 if bits == FLOAT_BITS:
@@ -91,7 +93,7 @@ class Noise:
                 rise[position] = np.mean(losses) - start
                 floating.check_finite(rise[position : position + 1], f"site {variable.name!r} at {bits} bits")
             damage[variable.name] = rise * shares(sizes.squared(space, variable))
-        return SensitivityTable(damage, passed + count)
+        return completed(SensitivityTable(damage, passed + count), space, evaluator, "noise", measures="loss")
 
     def _loss(
         self,

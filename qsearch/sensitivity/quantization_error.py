@@ -12,6 +12,7 @@ x_k         a kernel's part of a weight
 
 E_QE = √(mean (x − Q(x))²) / max|x| is the measure of Schaefer et al. (arXiv 2302.01382). Its square is used, as it is the
 powers of independent errors that add up, not their roots; a square keeps the order. A tensor of zeros has no damage.
+What neurons keep is probed (:mod:`qsearch.sensitivity.probed_sites`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pydantic import Field
 from qsearch.protocols import Evaluator, FloatNetwork, SensitivityTable
 from qsearch.registry import PluginOptions
 from qsearch.sensitivity import floating
+from qsearch.sensitivity.probed_sites import completed
 from qsearch.space import SearchSpace, Site
 
 Floats = NDArray[np.float64]
@@ -65,9 +67,10 @@ class QuantizationError:
                 found[site.name] = self._relative(seen.errors[None], seen.count, seen.largest, seen.energy)
             floating.check_finite(found[site.name], f"site {site.name!r}")
         damage = {
-            variable.name: np.sum([found[name] for name in variable.sites], axis=0) for variable in space.variables
+            variable.name: np.sum([found[name] for name in variable.sites], axis=0)
+            for variable in floating.tensor_variables(space)
         }
-        return SensitivityTable(damage, passed)
+        return completed(SensitivityTable(damage, passed), space, evaluator, "quantization-error")
 
     def _weight_damage(self, network: FloatNetwork, site: Site) -> Floats:
         """Shape (kernels, choices)."""

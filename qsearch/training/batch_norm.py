@@ -40,7 +40,7 @@ def fold(network: TrainableNetwork, lessons: Lessons) -> tuple[str, ...]:
         The layers with folded batch norms.
     """
     example = head(lessons.data.inputs, SAMPLES)
-    names = tuple(layer.name for layer in lessons.layers if layer.kind != "matmul")
+    names = tuple(layer.name for layer in lessons.layers if layer.weighted)
     found = norms_behind(unfold(lessons.model(), example).network, example, names)
     for layer, norm in found.items():
         _fold(network, layer, norm)

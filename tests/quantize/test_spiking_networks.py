@@ -181,6 +181,17 @@ def test_registers_that_were_settled_are_used() -> None:
     assert found.register("lif.state", 7) != StateGrid(6, -3)
 
 
+def test_ranges_do_not_depend_on_what_was_asked_before() -> None:
+    model, data = network(), spikes(16, STEPS, 2, 8, 8)
+    layers = examine(model, data).layers
+    fresh, used = (QuantizedNetwork(model, layers, [data]) for _ in range(2))
+    used.apply(BitAssignment({"conv.weight": 2}))
+    assert not torch.equal(used.model.lif.threshold.weight, model.lif.threshold.weight)
+    for site in ("lif.state", "lif.threshold", "out.state"):
+        for bits in (3, 5, 8):
+            assert used.register(site, bits) == fresh.register(site, bits)
+
+
 @pytest.mark.parametrize("bits", [3, 4, 6, 10])
 @pytest.mark.parametrize("neuron", [Neuron(0.7, 0.9), Neuron(1.3, several=True), Neuron(0.4, reset="zero")])
 def test_the_range_is_the_best_of_all(neuron: Neuron, bits: int) -> None:
