@@ -23,6 +23,15 @@ def bits(text: str) -> list[int]:
     return found
 
 
+def choices(**texts: str | None) -> dict[str, list[int]]:
+    """Setting → its choices, of those that are given.
+
+    Raises:
+        ConfigError: as :func:`bits`.
+    """
+    return {name: bits(text) for name, text in texts.items() if text is not None}
+
+
 def objective(text: str, quality: str) -> dict[str, str]:
     """The metric ``quality`` of the workload is maximised, any other minimised, unless ``:max`` or ``:min`` stands behind it.
 

@@ -41,6 +41,10 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds all 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: searcher.options.sampler=gp")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the workload's data.", show_default=False)]
+BitsOption = Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")]
+StateOption = Annotated[str | None, typer.Option(help="Choices for states of neurons.  [default: 4,6,8,10,12,16]")]
+LeakOption = Annotated[str | None, typer.Option(help="Choices for leaks of neurons.  [default: 2,4,6,8]")]
+ThresholdOption = Annotated[str | None, typer.Option(help="Choices for thresholds of neurons.  [default: 2,4,6,8]")]
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]
 
 
@@ -100,8 +104,11 @@ def search(
     ] = [],
     evaluations: Annotated[int, typer.Option(help="Budget.")] = 64,
     seed: Annotated[list[int], typer.Option(help="Repeat it for several seeds.")] = [0],
-    weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
-    activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    weight_bits: BitsOption = "2-8",
+    activation_bits: BitsOption = "2-8",
+    state_bits: StateOption = None,
+    leak_bits: LeakOption = None,
+    threshold_bits: ThresholdOption = None,
     granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
     pruner: Annotated[str, typer.Option(help="What ends hopeless evaluations early.")] = "none",
@@ -125,8 +132,13 @@ def search(
         "pruner": pruner,
         "searcher": searcher,
         "space": {
-            "weight_bits": arguments.bits(weight_bits),
-            "activation_bits": arguments.bits(activation_bits),
+            **arguments.choices(
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                state_bits=state_bits,
+                leak_bits=leak_bits,
+                threshold_bits=threshold_bits,
+            ),
             "granularity": granularity,
         },
         "objectives": [arguments.objective(text, quality) for text in objective or [quality]],
@@ -140,8 +152,11 @@ def search(
 def sensitivity(
     workload: Annotated[str, typer.Argument(help="A workload, by name or file.py:Class.", show_default=False)],
     sensitivity_: Annotated[str, typer.Option("--sensitivity", help="How it is found.")] = "fisher",
-    weight_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
-    activation_bits: Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")] = "2-8",
+    weight_bits: BitsOption = "2-8",
+    activation_bits: BitsOption = "2-8",
+    state_bits: StateOption = None,
+    leak_bits: LeakOption = None,
+    threshold_bits: ThresholdOption = None,
     granularity: Annotated[str, typer.Option(help="layer or kernel.")] = "layer",
     evaluator: Annotated[str, typer.Option(help="Evaluator.")] = "ptq",
     output: Annotated[Path | None, typer.Option(help="Folder for a page, plots, CSV and JSON.")] = None,
@@ -157,8 +172,13 @@ def sensitivity(
         "sensitivity": sensitivity_,
         "evaluator": evaluator,
         "space": {
-            "weight_bits": arguments.bits(weight_bits),
-            "activation_bits": arguments.bits(activation_bits),
+            **arguments.choices(
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                state_bits=state_bits,
+                leak_bits=leak_bits,
+                threshold_bits=threshold_bits,
+            ),
             "granularity": granularity,
         },
     }

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -96,20 +104,31 @@ class OverlayConfig(_Strict):
         return Charge(self.packed, self.decode)
 
 
+_OF_NEURONS = {"state_bits": STATE_BITS, "leak_bits": CONSTANT_BITS, "threshold_bits": CONSTANT_BITS}
+"""What neurons may choose from where nothing is said."""
+
+
 class SpaceConfig(_Strict):
     """Bits to choose from, and what is not searched; see :func:`qsearch.sites.build_space`."""
 
     weight_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
     activation_bits: Bitwidths = (2, 3, 4, 5, 6, 7, 8)
-    state_bits: Bitwidths = STATE_BITS
-    leak_bits: Bitwidths = CONSTANT_BITS
-    threshold_bits: Bitwidths = CONSTANT_BITS
+    state_bits: Bitwidths = _OF_NEURONS["state_bits"]
+    leak_bits: Bitwidths = _OF_NEURONS["leak_bits"]
+    threshold_bits: Bitwidths = _OF_NEURONS["threshold_bits"]
     granularity: Literal["layer", "kernel"] = "layer"
     fixed: dict[str, Annotated[int, Field(ge=0, le=32)]] = {}
     ties: tuple[str | Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
     """Groups of sites that must agree, and kinds of groups that are found: see :data:`qsearch.anatomy.TIES`."""
     overlay: OverlayConfig | None = None
     """Weights that are ternary but for a part of higher precision; none without it."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Choices of neurons are written where they are chosen: most networks have none."""
+        found: dict[str, Any] = write(self)
+        unsaid = {name for name, choices in _OF_NEURONS.items() if getattr(self, name) == choices}
+        return {name: value for name, value in found.items() if name not in unsaid}
 
 
 class ObjectiveConfig(_Strict):

@@ -202,7 +202,7 @@ class PostTraining:
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
         with threads(self._options.threads), torch.inference_mode():
             self.network.apply(assignment)
-            return self.scoring.quality(self.network, data)
+            return self.scoring.quality(self.network, data, self.network.model)
 
     def _floating(self, inputs: Inputs) -> Tensor:
         """Output of the float network."""

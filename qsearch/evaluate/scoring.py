@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qsearch.errors import DataError, EvaluationError, QSearchError
 from qsearch.evaluate.data import Split
+from qsearch.evaluate.spikes import SPIKES, counted
 from qsearch.protocols import Workload
 from qsearch.quantize.modules import Inputs
 from qsearch.trial import Quality
@@ -35,15 +37,18 @@ class Scoring:
     def __init__(self, workload: Workload, floating: Network, batch_size: int) -> None:
         self._workload, self._floating, self._batch_size = workload, floating, batch_size
 
-    def quality(self, network: Network, data: Split) -> Quality:
+    def quality(self, network: Network, data: Split, module: nn.Module | None = None) -> Quality:
         """Quality of a network on data.
+
+        Args:
+            module: what computes; where it has neurons, their spikes are among the details.
 
         Raises:
             DataError: a loss or score that is not what :class:`Workload` asks for.
             EvaluationError: NaN or infinity, and whether the float network gives it too.
         """
         losses, scores = 0.0, list[Tensor]()
-        with torch.inference_mode():
+        with torch.inference_mode(), counted(nn.Identity() if module is None else module) as spikes:
             for batch in data.batches(self._batch_size):
                 output = network(batch.inputs)
                 loss = self.loss(output, batch.targets)
@@ -52,7 +57,8 @@ class Scoring:
                 losses += loss * len(batch)
                 scores.append(score)
         outcomes: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
-        return Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
+        found = Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
+        return found if spikes is None else replace(found, details={SPIKES: spikes.total / len(data)})
 
     def loss(self, output: Tensor, targets: Tensor) -> float:
         """Mean loss of a batch.

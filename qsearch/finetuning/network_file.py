@@ -8,9 +8,12 @@ tensor                       content
 ``overlay/SITE/b/k/p/mask``  of the weight overlaid with k kept at b bits in pattern p; likewise ``ternary``,
                              ``ternary_scales``, ``codes``, ``scales``, ``values``, ``errors``
 ``input/SITE/scale``         step of an input
+``register/SITE``            bits and exponent of the register of a state; of that of a leak or threshold, its lowest code
+                             too. Leaks and thresholds themselves are in the state
 ===========================  ====================================================================================
 
-The metadata ``inputs`` is JSON: site → bits, and low and high of its grid; without those for the two levels ±scale.
+The metadata ``inputs`` is JSON: site → bits, and low and high of its grid; without those for the two levels ±scale. It is
+the only entry, as the order of several would differ from file to file.
 """
 
 from __future__ import annotations
@@ -18,24 +21,28 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from qsearch.campaign import Setting
-from qsearch.errors import StorageError
+from qsearch.errors import SpaceError, StorageError
 from qsearch.evaluate.data import read
 from qsearch.files import write_atomically
 from qsearch.finetuned import NETWORK, RESULT
 from qsearch.quantize.activations import ActivationQuantizer
 from qsearch.quantize.grid import Grid
 from qsearch.quantize.network import QuantizedNetwork, Settled
+from qsearch.quantize.neurons import Register
 from qsearch.quantize.overlay import OverlaidWeight
 from qsearch.quantize.weights import QuantizedWeight
+from qsearch.spiking.fixed_point import ConstantGrid, StateGrid
 
 _PARTS = ("codes", "scales", "values", "errors")
 _OVERLAID_PARTS = ("ternary", "ternary_scales", "mask", *_PARTS)
@@ -55,6 +62,8 @@ def write_settled(settled: Settled, folder: Path) -> None:
         chosen = f"{overlaid.bits}/{overlaid.kept}/{overlaid.pattern}"
         tensors |= {f"overlay/{site}/{chosen}/{part}": getattr(overlaid, part) for part in _OVERLAID_PARTS}
     tensors |= {f"input/{site}/scale": quantizer.scale for site, quantizer in settled.inputs.items()}
+    registers = {site: list(asdict(register).values()) for site, register in settled.registers.items()}
+    tensors |= {f"register/{site}": torch.tensor(numbers) for site, numbers in registers.items()}
     inputs = {site: _described(quantizer) for site, quantizer in settled.inputs.items()}
     whole = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     write_atomically(folder / NETWORK, save(whole, {"inputs": json.dumps(inputs, sort_keys=True)}))
@@ -72,7 +81,7 @@ def read_settled(folder: Path) -> Settled:
             inputs = json.loads(file.metadata()["inputs"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         return _settled(tensors, inputs)
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, SpaceError) as error:
         raise StorageError(
             "a fine-tuned network must be readable",
             got=f"{path}: {type(error).__name__}: {error}",
@@ -92,6 +101,7 @@ def _settled(tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Settle
     weights: dict[str, dict[int, dict[str, Tensor]]] = defaultdict(lambda: defaultdict(dict))
     overlays: dict[tuple[str, int, int, int], dict[str, Tensor]] = defaultdict(dict)
     scales: dict[str, Tensor] = {}
+    registers: dict[str, Register] = {}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         if kind == "state":
@@ -102,6 +112,8 @@ def _settled(tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Settle
         elif kind == "overlay":
             site, bits, kept, pattern, part = rest.rsplit("/", 4)
             overlays[site, int(bits), int(kept), int(pattern)][part] = value
+        elif kind == "register":
+            registers[rest] = _register(value)
         else:
             scales[rest.removesuffix("/scale")] = value
     return Settled(
@@ -109,7 +121,13 @@ def _settled(tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Settle
         {site: [QuantizedWeight(b, **parts) for b, parts in sorted(found.items())] for site, found in weights.items()},
         {site: _quantizer(scales[site], described) for site, described in inputs.items()},
         {site: OverlaidWeight(b, kept, p, **parts) for (site, b, kept, p), parts in overlays.items()},
+        registers,
     )
+
+
+def _register(numbers: Tensor) -> Register:
+    bits, exponent, *fewest = numbers.tolist()
+    return ConstantGrid(bits, exponent, *fewest) if fewest else StateGrid(bits, exponent)
 
 
 def _described(quantizer: ActivationQuantizer) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from qsearch import finetuned
 from qsearch.assignment import BitAssignment
@@ -31,6 +31,7 @@ from qsearch.finetuning.checkpoint import Checkpoint, damaged
 from qsearch.finetuning.network_file import settled_network, write_settled
 from qsearch.protocols import Teaching, WeightPruning
 from qsearch.quantize.modules import Inputs
+from qsearch.quantize.network import QuantizedNetwork
 from qsearch.run import Run, provenance
 from qsearch.serialise import quality_to_json
 from qsearch.training.devices import outputs_of, repeatable
@@ -167,7 +168,7 @@ class _Training:
             epochs=len(self.history),
             best=best.number,
             stopped=len(self.history) < self._job.options.epochs,
-            judged=self._judged({"float": self._float, "post-training": self._untrained, "fine-tuned": network}),
+            judged=self._judged(network),
             provenance={name: value for name, value in provenance().items() if name != "started"},
         )
         with _written(self._job.folder):
@@ -187,14 +188,20 @@ class _Training:
     def _write_history(self) -> None:
         write_atomically(self._job.folder / HISTORY, finetuned.history_text(self.history).encode())
 
-    def _judged(self, networks: dict[Stage, Network]) -> dict[Stage, Judged]:
-        test = _test(self._setting)
+    def _judged(self, tuned: QuantizedNetwork) -> dict[Stage, Judged]:
+        """The three networks, each with the module that computes it."""
+        calibrated, test = self._lessons.calibrated, _test(self._setting)
+        networks: dict[Stage, tuple[Network, nn.Module]] = {
+            "float": (self._float, calibrated.model),
+            "post-training": (self._untrained, calibrated.model),
+            "fine-tuned": (tuned, tuned.model),
+        }
         return {
             stage: Judged(
-                validation=quality_to_json(self._scoring.quality(network, self._validation)),
-                test=None if test is None else quality_to_json(self._scoring.quality(network, test)),
+                validation=quality_to_json(self._scoring.quality(network, self._validation, module)),
+                test=None if test is None else quality_to_json(self._scoring.quality(network, test, module)),
             )
-            for stage, network in networks.items()
+            for stage, (network, module) in networks.items()
         }
 
     def _float(self, inputs: Inputs) -> Tensor:

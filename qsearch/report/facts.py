@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -17,6 +17,12 @@ from qsearch.report import wording
 from qsearch.report.statistics import Interval, is_share, paired_difference, quality_interval
 from qsearch.run import Run
 from qsearch.trial import Quality, Trial
+
+Quantity: TypeAlias = Literal["weight", "activation", "leak", "state", "threshold"]
+"""What takes bits, by the role of its site; neurons alone have the last three."""
+
+AVERAGED: tuple[Quantity, ...] = ("weight", "activation", "state")
+"""Those that are so many that their mean bits say something."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,12 @@ def percent(run: Run, metric: str | None = None) -> bool:
     return run.info.quality_name == "accuracy" and all(0 <= quality.metric <= 1 for quality in sample)
 
 
-def mean_bits(
-    layers: Sequence[Layer], assignment: BitAssignment, role: Literal["weight", "activation"]
-) -> float | None:
-    """Mean bits over all weights (by number of parameters) or activations (by number of elements).
+def mean_bits(layers: Sequence[Layer], assignment: BitAssignment, role: Quantity) -> float | None:
+    """Mean bits over all weights, leaks or thresholds (by number of parameters), activations (by number of elements) or
+    states (by number of neurons); None where there are none.
 
-    An overlaid weight counts with the bits that it takes in storage, index included.
+    An overlaid weight counts with the bits that it takes in storage, index included. Spikes are no activations here: their
+    one bit is nobody's choice.
     """
     tensors = [(layer, *tensor) for layer in layers for tensor in _tensors(layer, role) if tensor[0] in assignment]
     values = [_mean_bits(layer, site, assignment) for layer, site, _ in tensors]
@@ -92,27 +98,52 @@ def overlay_of(layer: Layer, assignment: BitAssignment) -> tuple[int, int] | Non
     return None if kept == ALL else (kept, assignment.highest(layer.pattern_site))
 
 
-def sites_of(layer: Layer, role: Literal["weight", "activation"]) -> tuple[str, ...]:
+def sites_of(layer: Layer, role: Quantity) -> tuple[str, ...]:
     """Names of a layer's sites of one role: a product of two activations has two of those, and no weight."""
     return tuple(site for site, _ in _tensors(layer, role))
 
 
-def _tensors(layer: Layer, role: Literal["weight", "activation"]) -> list[tuple[str, int]]:
+def _tensors(layer: Layer, role: Quantity) -> list[tuple[str, int]]:
     """Sites of one role, and how many numbers each has."""
-    given = [(layer.activation_site, layer.input_elements)]
+    kept, given = (layer.weight_site, layer.params), (layer.activation_site, layer.input_elements)
+    found: dict[Quantity, list[tuple[str, int]]]
     if layer.kind == "matmul":
-        return [*given, (layer.weight_site, layer.uses * layer.params)] if role == "activation" else []
-    return given if role == "activation" else [(layer.weight_site, layer.params)]
+        found = {"activation": [given, (layer.weight_site, layer.uses * layer.params)]}
+    elif layer.kind == "neuron":
+        found = {"leak": [kept] if layer.constants else [], "state": [(layer.activation_site, layer.neurons)]}
+    elif layer.kind == "threshold":
+        found = {"threshold": [kept]}
+    else:
+        found = {"weight": [kept], "activation": [given] if layer.events is None else []}
+    return found.get(role, [])
+
+
+def quantities(layers: Sequence[Layer]) -> tuple[Quantity, ...]:
+    """What a network has that takes bits: weights and activations; in a spiking network what is there of all kinds."""
+    if not any(layer.kind == "neuron" for layer in layers):
+        return ("weight", "activation")
+    return tuple(role for role in get_args(Quantity) if any(sites_of(layer, role) for layer in layers))
 
 
 def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:
-    """The bitwidth that every searched site has, if they all agree."""
-    if any(overlay_of(layer, assignment) is not None for layer in run.info.layers):
+    """The bitwidth that every searched site has, if they all agree; neurons' sites may have the nearest that they can."""
+    layers = run.info.layers
+    if any(overlay_of(layer, assignment) is not None for layer in layers):
         return None
-    beside = {name for layer in run.info.layers for name in (layer.overlay_site, layer.pattern_site)}
-    found = {assignment[name] for name in run.info.variables if name in assignment and name not in beside}
+    beside = {name for layer in layers for name in (layer.overlay_site, layer.pattern_site)}
+    searched = [name for name in run.info.variables if name in assignment and name not in beside]
+    neurons = {name for layer in layers if layer.neurons for name in (layer.weight_site, layer.activation_site)}
+    found = {assignment[name] for name in searched if name not in neurons}
     bits = next(iter(found)) if len(found) == 1 else None
-    return bits if isinstance(bits, int) else None
+    if not isinstance(bits, int):
+        return None
+    alike = all(assignment[name] == _nearest(run.info.variables[name], bits) for name in searched if name in neurons)
+    return bits if alike else None
+
+
+def _nearest(choices: Sequence[int], bits: int) -> int:
+    """The nearest choice, the lower one on a tie, as :meth:`qsearch.space.SearchSpace.uniform` takes it."""
+    return min(choices, key=lambda choice: abs(choice - bits))
 
 
 def uniform_trials(run: Run) -> dict[int, Trial]:
@@ -216,14 +247,9 @@ def headline(run: Run) -> str:
 
 
 def _bits_phrase(run: Run, trial: Trial) -> str:
-    weight = mean_bits(run.info.layers, trial.assignment, "weight")
-    activation = mean_bits(run.info.layers, trial.assignment, "activation")
-    parts = [
-        f"{name} at {value:.1f}"
-        for name, value in (("weights", weight), ("activations", activation))
-        if value is not None
-    ]
-    return f"{' and '.join(parts)} bits on average".capitalize() if parts else "The best assignment"
+    means = {role: mean_bits(run.info.layers, trial.assignment, role) for role in AVERAGED}
+    parts = [f"{role}s at {value:.1f}" for role, value in means.items() if value is not None]
+    return f"{wording.listed(parts)} bits on average".capitalize() if parts else "The best assignment"
 
 
 def _quality_phrase(run: Run, trial: Trial) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from qsearch.anatomy import TIES
 from qsearch.layers import Layer
-from qsearch.report import wording
+from qsearch.report import neurons, wording
 from qsearch.report.statistics import is_share
 from qsearch.space import Site
 
@@ -37,6 +37,8 @@ def _notes(found: Inspection) -> Table:
     notes = {kind: TIES.get(kind, "") for kind, groups in found.anatomy.ties.items() if groups} or {"ties": "none"}
     if not found.anatomy.left:
         notes["left in float"] = "nothing"
+    if (spikes := _spikes(found)) is not None:
+        notes["neurons"] = spikes
     quality = found.float_quality
     value = wording.quality(quality.metric, is_share(quality))
     samples = wording.count(quality.samples, "validation sample")
@@ -49,22 +51,43 @@ def _notes(found: Inspection) -> Table:
     return table
 
 
+def _spikes(found: Inspection) -> str | None:
+    """How many neurons there are, and how often they spike on calibration and on validation data."""
+    layers = [layer for layer in found.anatomy.layers if layer.kind == "neuron"]
+    if not layers:
+        return None
+    count, steps = sum(layer.neurons for layer in layers), max(layer.uses for layer in layers)
+    parts = [f"{wording.abridged(count)} that keep a state for {wording.count(steps, 'step')}"]
+    if (spikes := neurons.spikes_of(found.float_quality)) is not None:
+        parts.append(f"{spikes:,.0f} spikes per validation sample")
+    return "; ".join([*parts, "rates are per step, of each neuron or of each input that spikes reach"])
+
+
 def _layers(found: Inspection) -> Table:
     table = _table(f"Layers of {found.workload}", "layer", "kind")
     table.add_column("shape", overflow="fold")
     table.add_column("sites", no_wrap=True)
-    table.add_column("MACs", justify="right", no_wrap=True)
-    table.add_column("weights", justify="right", no_wrap=True)
     layers = found.anatomy.layers
+    counted = ("MACs", "weights", *(("spikes", "rate") if neurons.spiking(layers) else ()))
+    for name in counted:
+        table.add_column(name, justify="right", no_wrap=True)
     for layer in layers:
-        sites = ", ".join(short(site) for site in found.sites_of(layer.name))
-        numbers = (wording.abridged(layer.macs), wording.abridged(layer.stored_params))
-        table.add_row(*map(Text, (tail(layer.name, _NAME), layer.kind, shape(layer), sites, *numbers)))
+        sites = ", ".join(short(site) for site in found.sites_of(layer.name) if not _constant(layer, site))
+        cells = (tail(layer.name, _NAME), layer.kind, shape(layer), sites, *_numbers(layer)[: len(counted)])
+        table.add_row(*map(Text, cells))
     table.add_section()
     macs, weights = (sum(values) for values in zip(*((one.macs, one.stored_params) for one in layers), strict=True))
     total = (wording.count(len(layers), "layer"), "", "", wording.count(len(found.sites), "site"))
-    table.add_row(*(Text(cell, style="bold") for cell in (*total, wording.abridged(macs), wording.abridged(weights))))
+    sums = (wording.abridged(macs), wording.abridged(weights), "", "")[: len(counted)]
+    table.add_row(*(Text(cell, style="bold") for cell in (*total, *sums)))
     return table
+
+
+def _numbers(layer: Layer) -> tuple[str, str, str, str]:
+    """MACs, weights; spikes per sample and their rate, where there are any."""
+    rate = neurons.rate(layer)
+    spikes = ("", "") if rate is None else (wording.abridged(round(layer.events or 0)), wording.significant(rate))
+    return wording.abridged(layer.macs), wording.abridged(layer.stored_params), *spikes
 
 
 def _ties(found: Inspection) -> Table:
@@ -99,6 +122,8 @@ def _table(title: str, *columns: str) -> Table:
 
 def shape(layer: Layer) -> str:
     """A layer's extents in the words of its kind: ``16→32, 3×3, stride 2, 32×32``."""
+    if layer.kind in ("neuron", "threshold"):
+        return _neurons_shape(layer)
     if layer.kind == "matmul":
         parts = [f"{layer.positions}×{layer.in_channels} · {layer.in_channels}×{layer.out_channels}"]
     else:
@@ -108,6 +133,15 @@ def shape(layer: Layer) -> str:
         parts += [_times(layer.input_size) if layer.kind == "conv" else _tokens(layer)]
     parts += [f"×{layer.uses}" if layer.uses > 1 else ""]
     return ", ".join(filter(None, parts))
+
+
+def _neurons_shape(layer: Layer) -> str:
+    """Neurons and steps: ``16×8×8 neurons, 10 steps``; of a threshold, what has one of its own."""
+    if layer.kind == "threshold":
+        own = {1: "one for all", layer.neurons: "one per neuron"}
+        return own.get(layer.constants, "one per channel")
+    steps = wording.count(layer.uses, "step")
+    return f"{_times((layer.out_channels, *layer.output_size))} neurons, {steps}"
 
 
 def _times(extents: Sequence[int]) -> str:
@@ -124,8 +158,15 @@ def _tokens(layer: Layer) -> str:
 
 
 def short(site: Site) -> str:
-    """A site's name without that of its layer: ``weight``."""
+    """A site's name without that of its layer: ``weight``; that of a threshold, whose layer it is; that of spikes."""
+    if site.role in ("threshold", "spikes"):
+        return site.role
     return site.name.removeprefix(f"{site.layer}.")
+
+
+def _constant(layer: Layer, site: Site) -> bool:
+    """Whether a site is the leak of neurons that forget nothing: there is nothing to store."""
+    return site.role == "leak" and not layer.constants
 
 
 def tail(name: str, width: int) -> str:
@@ -152,8 +193,8 @@ def inspection_json(found: Inspection) -> dict[str, Any]:
     """Everything that was found.
 
     Keys: ``workload``, ``layers`` (geometry of :class:`qsearch.layers.Layer`, ``macs`` per sample, ``weights`` that are
-    stored, ``sites`` with ``name``, ``role``, ``operand`` and ``kernels`` that could have bits of their own), ``totals``,
-    ``ties`` (kind → groups of sites), ``left`` and ``float_quality``.
+    stored, ``rate`` of spikes where there are any, ``sites`` with ``name``, ``role``, ``operand`` and ``kernels`` that could
+    have bits of their own), ``totals``, ``ties`` (kind → groups of sites), ``left`` and ``float_quality``.
     """
     quality, layers = found.float_quality, found.anatomy.layers
     return {
@@ -182,4 +223,5 @@ def _layer_json(found: Inspection, layer: Layer) -> dict[str, Any]:
         }
         for site in found.sites_of(layer.name)
     ]
-    return {**asdict(layer), "macs": layer.macs, "weights": layer.stored_params, "sites": sites}
+    rate = {} if layer.events is None else {"rate": neurons.rate(layer)}
+    return {**asdict(layer), "macs": layer.macs, "weights": layer.stored_params, **rate, "sites": sites}

@@ -17,8 +17,9 @@ from qsearch.layers import Layer
 from qsearch.problem import Objective
 from qsearch.report import facts, style, wording
 from qsearch.report.curves import Plane, as_array, best_so_far, plane_front, quality_objective, spending
+from qsearch.report.neurons import reads_spikes
 from qsearch.report.quality_axis import QualityAxis
-from qsearch.report.style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PAGE, VERMILION, styled
+from qsearch.report.style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PAGE, PURPLE, SKY, VERMILION, styled
 from qsearch.run import Run
 from qsearch.trial import Trial
 
@@ -239,7 +240,8 @@ def row_pitch(rows: int) -> float:
 def draw_bits(axes: Axes, layers: Sequence[Layer], assignment: BitAssignment) -> None:
     """Two bars per layer, weights above inputs; a whisker from the fewest to the most bits of any kernel.
 
-    The other operand of a product of two activations stands where weights do, in a colour of its own.
+    The other operand of a product of two activations stands where weights do, in a colour of its own; so do leaks, above
+    the states of their neurons. A threshold has one bar. Inputs that are spikes are told in a word.
     """
     whisker = 5 if len(layers) <= 24 else 3
     quantised = [max(np.ravel(bits)) for bits in assignment.values() if bits != FLOAT_BITS]
@@ -254,6 +256,17 @@ def draw_bits(axes: Axes, layers: Sequence[Layer], assignment: BitAssignment) ->
         if isinstance(bits, tuple):
             ends = ([min(bits), max(bits)], [row] * 2)
             axes.plot(*ends, color=INK, linewidth=0.2 * whisker, marker="|", markersize=whisker)
+    for row, layer in enumerate(layers):
+        if reads_spikes(layer):
+            axes.annotate(
+                "spikes",
+                (0.0, row + 0.19),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color=FAINT,
+            )
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     axes.grid(axis="y", visible=False)
@@ -261,14 +274,25 @@ def draw_bits(axes: Axes, layers: Sequence[Layer], assignment: BitAssignment) ->
 
 def _bars(layers: Sequence[Layer]) -> Iterator[tuple[float, tuple[str, str, str]]]:
     """Where each bar stands, with its site, its colour and what the legend calls it; those of one kind together."""
+    above, below = -0.19, 0.19
     for row, layer in enumerate(layers):
-        if layer.kind != "matmul":
-            yield row - 0.19, (layer.weight_site, BLUE, "weights")
+        if layer.weighted:
+            yield row + above, (layer.weight_site, BLUE, "weights")
     for row, layer in enumerate(layers):
-        yield row + 0.19, (layer.activation_site, ORANGE, "input activations")
+        if (layer.weighted and not reads_spikes(layer)) or layer.kind == "matmul":
+            yield row + below, (layer.activation_site, ORANGE, "input activations")
     for row, layer in enumerate(layers):
         if layer.kind == "matmul":
-            yield row - 0.19, (layer.weight_site, GREEN, "other operands of products")
+            yield row + above, (layer.weight_site, GREEN, "other operands of products")
+    for row, layer in enumerate(layers):
+        if layer.kind == "neuron" and layer.constants:
+            yield row + above, (layer.weight_site, SKY, "leaks")
+    for row, layer in enumerate(layers):
+        if layer.kind == "neuron":
+            yield row + below, (layer.activation_site, PURPLE, "states")
+    for row, layer in enumerate(layers):
+        if layer.kind == "threshold":
+            yield row, (layer.weight_site, VERMILION, "thresholds")
 
 
 def layer_names(axes: Axes, layers: Sequence[Layer], pitch: float) -> None:
@@ -287,7 +311,7 @@ def short(name: str) -> str:
 @styled
 def kernel_bits(layers: Sequence[Layer], assignment: BitAssignment) -> Figure:
     """Which share of each layer's kernels has how many bits, as a heat map."""
-    chosen = [layer for layer in layers if layer.weight_site in assignment and layer.kind != "matmul"]
+    chosen = [layer for layer in layers if layer.weight_site in assignment and layer.weighted]
     vectors = [assignment.vector(layer.weight_site, layer.kernels) for layer in chosen]
     low, high = min(int(bits.min()) for bits in vectors), max(int(bits.max()) for bits in vectors)
     shares = np.asarray([np.bincount(bits - low, minlength=high - low + 1) / len(bits) for bits in vectors])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from qsearch.assignment import BitAssignment
 from qsearch.config import PluginConfig
 from qsearch.layers import Layer
-from qsearch.overlay import PATTERNS
-from qsearch.report import certification, facts, finetuning_plot, plots, remeasured, wording
+from qsearch.report import certification, facts, finetuning_plot, neurons, plots, remeasured, wording
 from qsearch.report.curves import Plane, cost_planes, main_plane, plane_front
 from qsearch.report.document import Block, Code, Document, Paragraph, Plot, Section, Table, pairs, section
+from qsearch.report.layer_bits import all_bits, named, role_bits
 from qsearch.report.statistics import Interval
 from qsearch.run import Run
 from qsearch.trial import Trial
@@ -97,11 +97,21 @@ def _limits(run: Run, best: Trial) -> Section:
         )
     written = "; ".join(f"“{bound.label}”" for bound in run.info.bounds)
     asked = f"Asked for: {written}. " if written else "No limit was asked for. "
-    note = f"{asked}Costs are per forward pass; uniform-8 is the same network with 8 bits everywhere."
+    aside = ", but for spikes" if neurons.spiking(run.info.layers) else ""
+    note = f"{asked}Costs are per forward pass; uniform-8 is the same network with 8 bits everywhere{aside}."
     if any(row.deviation is not None for row in facts.usage(run, best)):
         note += " ± is one standard deviation of the cost model's own error."
     counted = pairs(run.info.definitions, ("cost", "what is counted")) if run.info.definitions else None
-    return section("What it costs", [Table(header, tuple(rows), note=note), counted, *certification.blocks(run)])
+    spikes = _spikes(run, best)
+    return section(
+        "What it costs", [Table(header, tuple(rows), note=note), counted, spikes, *certification.blocks(run)]
+    )
+
+
+def _spikes(run: Run, best: Trial) -> Paragraph | None:
+    """How often neurons spike, which energy follows; nothing where there are none."""
+    found = neurons.spikes_sentence(run, best)
+    return None if found is None else Paragraph(f"Spikes that leave neurons, on validation data: {found}.")
 
 
 def _assignment(run: Run, best: Trial) -> Section:
@@ -125,47 +135,48 @@ def _bits_caption(assignment: BitAssignment) -> str:
 
 
 def _layer_table(run: Run, best: Trial) -> Table:
-    """Layer, bits, size, and its share of each cost."""
-    cost = best.cost
+    """Layer, bits, size, and its share of each cost; in a spiking network how many spikes there are, too."""
+    cost, layers = best.cost, run.info.layers
     split = [
         metric for metric in run.info.units if cost is not None and any(metric in part for part in cost.layers.values())
     ]
-    header = (
-        "layer",
-        "weight bits",
-        "activation bits",
-        "MACs",
-        "parameters",
-        *(f"share of {metric}" for metric in split),
-    )
-    rows = []
-    for layer in run.info.layers:
-        shares = [_share_of(best, layer.name, metric) for metric in split]
-        rows.append(
-            (
-                layer.name,
-                _bits(best, layer, "weight"),
-                _bits(best, layer, "activation"),
-                f"{layer.macs:,}",
-                f"{layer.stored_params:,}",
-                *shares,
-            )
-        )
     whole = "" if split else " This hardware model gives costs of the whole network only."
-    products = any(layer.kind == "matmul" for layer in run.info.layers)
+    columns = _spiking_columns(layers, best) if neurons.spiking(layers) else _bits_columns(layers, best)
+    columns |= {
+        "MACs": [f"{layer.macs:,}" for layer in layers],
+        "parameters": [f"{layer.stored_params:,}" for layer in layers],
+        **{f"share of {metric}": [_share_of(best, layer.name, metric) for layer in layers] for metric in split},
+    }
+    note = f"{_layers_note(layers)} MACs are multiply-accumulates per sample.{whole}"
+    text_columns = 2 if neurons.spiking(layers) else 1
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)), text_columns=text_columns, note=note)
+
+
+def _bits_columns(layers: Sequence[Layer], best: Trial) -> dict[str, list[str]]:
+    return {
+        "layer": [layer.name for layer in layers],
+        "weight bits": [role_bits(layer, best.assignment, "weight") for layer in layers],
+        "activation bits": [role_bits(layer, best.assignment, "activation") for layer in layers],
+    }
+
+
+def _spiking_columns(layers: Sequence[Layer], best: Trial) -> dict[str, list[str]]:
+    return {
+        "layer": [named(layer) for layer in layers],
+        "bits": [all_bits(layer, best.assignment) for layer in layers],
+        "spikes": [neurons.spikes_text(layer) for layer in layers],
+    }
+
+
+def _layers_note(layers: Sequence[Layer]) -> str:
+    if neurons.spiking(layers):
+        return (
+            "Spikes are those that reach a layer, or leave its neurons, per sample in all steps, in float on calibration "
+            "data; in brackets, for each input or neuron and step. Inputs that are spikes take one bit, which is not searched."
+        )
+    products = any(layer.kind == "matmul" for layer in layers)
     both = "; of a product of two activations, of its input × of its other operand" if products else ""
-    note = f"Activation bits are those of the layer's input{both}. MACs are multiply-accumulates per sample.{whole}"
-    return Table(header, tuple(rows), note=note)
-
-
-def _bits(trial: Trial, layer: Layer, role: Literal["weight", "activation"]) -> str:
-    """Bits of a layer's sites of one role; of an overlaid weight those of what is kept, and how much that is."""
-    overlay = facts.overlay_of(layer, trial.assignment) if role == "weight" else None
-    if overlay is not None:
-        bits = wording.bits(trial.assignment.get(layer.weight_site))
-        return wording.overlay(bits, overlay[0], layer.overlay, PATTERNS[overlay[1]])
-    found = [wording.bits(trial.assignment.get(site)) for site in facts.sites_of(layer, role)]
-    return " × ".join(found) or wording.bits(None)
+    return f"Activation bits are those of the layer's input{both}."
 
 
 def _share_of(trial: Trial, layer: str, metric: str) -> str:
@@ -250,8 +261,9 @@ def _front_table(run: Run) -> Table | None:
     shown = front[:: max(1, -(-len(front) // _FRONT_ROWS))]
     metrics = [objective.metric for objective in plane.objectives]
     rows = []
+    roles = [role for role in facts.AVERAGED if role in facts.quantities(run.info.layers)]
     for trial in shown:
-        means = (facts.mean_bits(run.info.layers, trial.assignment, role) for role in ("weight", "activation"))
+        means = (facts.mean_bits(run.info.layers, trial.assignment, role) for role in roles)
         rows.append(
             (
                 str(trial.number),
@@ -261,7 +273,7 @@ def _front_table(run: Run) -> Table | None:
         )
     more = f" {len(front)} in all, every {-(-len(front) // _FRONT_ROWS)}th shown." if len(shown) < len(front) else ""
     note = f"Assignments within the limits that no other beats in all of {', '.join(metrics)}.{more}"
-    return Table(("trial", *metrics, "mean weight bits", "mean activation bits"), tuple(rows), note=note)
+    return Table(("trial", *metrics, *(f"mean {role} bits" for role in roles)), tuple(rows), note=note)
 
 
 def metric_text(run: Run, trial: Trial, metric: str) -> str:

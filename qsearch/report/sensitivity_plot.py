@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from qsearch.report import style, wording
 from qsearch.report.plots import short
 from qsearch.report.sensitivity_table import columns, grid, labels
 from qsearch.report.style import BLUE, GRID, ORANGE, PAGE, VERMILION, styled
-from qsearch.space import Variable
+from qsearch.space import Role, Variable
 from qsearch.survey import Survey
 
 _DECADES = 6
@@ -25,18 +25,24 @@ _DECADES = 6
 _PAIR_DECADES = 3
 """The same for interactions, either side of none."""
 
+_TITLES: Mapping[Role, str] = {"weight": "weights", "state": "states", "leak": "leaks", "threshold": "thresholds"}
+"""Role of a site → the title of its map."""
+
 
 @styled
 def damages(survey: Survey) -> Figure:
-    """Damage of each choice of each variable, weights and inputs side by side where both are searched; log colours."""
+    """Damage of each choice of each variable; weights, inputs and what neurons have side by side, two in a row; log colours."""
     values, bits = grid(survey), columns(survey)
     groups = _groups(survey)
     most = max(len(names) for names, _ in groups.values())
     pitch = _pitch(most)
-    figure, axes = style.new_figure(1.75 + pitch * most, columns=len(groups))
+    across, down = min(len(groups), 2), -(-len(groups) // 2)
+    figure, axes = style.new_figure(1.15 + down * (0.6 + pitch * most), rows=down, columns=across)
     norm = _norm(values)
     alike = len({tuple(names) for names, _ in groups.values()}) == 1
-    for (title, (names, rows)), place in zip(groups.items(), axes, strict=True):
+    for place in axes[len(groups) :]:
+        place.set_visible(False)
+    for (title, (names, rows)), place in zip(groups.items(), axes, strict=False):
         shown = [bit for column, bit in enumerate(bits) if np.isfinite(values[rows, column]).any()]
         cells = np.ma.masked_invalid(values[np.ix_(rows, [bits.index(bit) for bit in shown])])
         image = place.pcolormesh(
@@ -46,7 +52,7 @@ def damages(survey: Survey) -> Figure:
         place.set_xticks(range(len(shown)), [str(bit) for bit in shown])
         place.set_xlabel("bits")
         place.set_title(title)
-        _rows(place, [] if alike and place is not axes[0] else names, pitch)
+        _rows(place, [] if alike and place not in axes[::across] else names, pitch)
         place.set_ylim(most - 0.5, -0.5)
         _plain(place)
     figure.suptitle(_title(survey), fontsize=10, fontweight="bold", x=0.02, ha="left")
@@ -62,7 +68,8 @@ def _title(survey: Survey) -> str:
 
 
 def _groups(survey: Survey) -> dict[str, tuple[list[str], list[int]]]:
-    """Weights and inputs: names of the variables without what the title of the map says, and their rows in the grid.
+    """Weights, inputs, and what neurons have: names of the variables without what the title of the map says, and their
+    rows in the grid.
 
     Both operands of a product of two activations are inputs, told apart by their sites.
     """
@@ -70,8 +77,9 @@ def _groups(survey: Survey) -> dict[str, tuple[list[str], list[int]]]:
     found: dict[str, tuple[list[str], list[int]]] = {}
     for row, (variable, label) in enumerate(zip(survey.space.variables, labels(survey), strict=True)):
         site = survey.space.site(variable.name)
-        names, rows = found.setdefault("weights" if site.role == "weight" else "inputs of layers", ([], []))
-        names.append(label if site.layer in products else label.replace(site.name, site.layer))
+        names, rows = found.setdefault(_TITLES.get(site.role, "inputs of layers"), ([], []))
+        owner = site.layer.removesuffix(".threshold") if site.role == "threshold" else site.layer
+        names.append(label if site.layer in products else label.replace(site.name, owner))
         rows.append(row)
     return found
 

@@ -58,13 +58,22 @@ def trial_values(run: Run, trial: Trial) -> dict[str, Any]:
         "state": trial.state,
         "effort": trial.effort,
         "bits": dict(trial.assignment),
-        "mean_weight_bits": facts.mean_bits(run.info.layers, trial.assignment, "weight"),
-        "mean_activation_bits": facts.mean_bits(run.info.layers, trial.assignment, "activation"),
+        **_mean_bits(run, trial),
         "quality": None if trial.quality is None else _quality(trial.quality),
         "costs": costs,
         "relative_costs": relative,
         "cost_deviations": {} if trial.cost is None else dict(trial.cost.deviations),
         "violations": dict(trial.violations),
+    }
+
+
+def _mean_bits(run: Run, trial: Trial) -> dict[str, float | None]:
+    """Of weights and activations; of states where there are neurons."""
+    roles = dict.fromkeys(("weight", "activation", *facts.quantities(run.info.layers)))
+    return {
+        f"mean_{role}_bits": facts.mean_bits(run.info.layers, trial.assignment, role)
+        for role in facts.AVERAGED
+        if role in roles
     }
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment, Bits
-from qsearch.layers import Layer
-from qsearch.report import certification, facts, finetuned, wording
+from qsearch.layers import Layer, LayerKind
+from qsearch.report import certification, facts, finetuned, neurons, wording
 from qsearch.report.comparison import ComparisonRow
+from qsearch.report.facts import Quantity
 from qsearch.report.phrases import cost_metrics, cost_text, lines, objective_text, runs_text
 from qsearch.run import Run
+
+_COMPUTING: tuple[LayerKind, ...] = ("conv", "linear", "embedding", "matmul")
+_ROWS: Mapping[Quantity, tuple[LayerKind, ...]] = {
+    "leak": ("neuron",),
+    "state": ("neuron",),
+    "threshold": ("threshold",),
+}
+"""Layers that a row of bits is of, by what the bits are of; of :data:`_COMPUTING` otherwise."""
 
 
 def run_table(run: Run) -> Table:
@@ -67,8 +75,10 @@ def _facts(run: Run) -> dict[str, Text]:
         found["limits"] = Text("\n".join(_limit_lines(run)) or "none")
         if certified := certification.sentences(run):
             found["certified"] = Text("\n".join(certified))
-        found["weight bits"] = Text(bits_line(run, best.assignment, "weight"))
-        found["activation bits"] = Text(bits_line(run, best.assignment, "activation"))
+        for role in facts.quantities(run.info.layers):
+            found[f"{role} bits"] = Text(bits_line(run, best.assignment, role))
+        if (spikes := neurons.spikes_sentence(run, best)) is not None:
+            found["spikes"] = Text(spikes)
     if tuned := finetuned.lines(run):
         found["fine-tuned"] = Text("\n".join(tuned))
     failed = sum(trial.state == "failed" for trial in run.trials)
@@ -94,15 +104,19 @@ def _limit_lines(run: Run) -> list[str]:
     return lines
 
 
-def bits_line(run: Run, assignment: BitAssignment, role: Literal["weight", "activation"]) -> str:
+def bits_line(run: Run, assignment: BitAssignment, role: Quantity) -> str:
     """Bits of all layers in a row, in the order of the network; means with one decimal where kernels differ.
 
     A product of two activations has those of both operands, ``8×4``, and none of a weight. An overlaid weight is ternary,
-    ``t``, with 2 of 32 weights at 8 bits: ``t+8·2/32``.
+    ``t``, with 2 of 32 weights at 8 bits: ``t+8·2/32``. An input that is spikes is ``s``. States, leaks and thresholds
+    are in a row of neurons, without other layers.
     """
-    cells = ["×".join(_cell(assignment.get(site)) for site in facts.sites_of(layer, role)) for layer in run.info.layers]
+    layers = [layer for layer in run.info.layers if layer.kind in _ROWS.get(role, _COMPUTING)]
+    cells = ["×".join(_cell(assignment.get(site)) for site in facts.sites_of(layer, role)) for layer in layers]
     if role == "weight":
-        cells = [_overlaid(layer, assignment, cell) for layer, cell in zip(run.info.layers, cells, strict=True)]
+        cells = [_overlaid(layer, assignment, cell) for layer, cell in zip(layers, cells, strict=True)]
+    if role == "activation":
+        cells = ["s" if neurons.reads_spikes(layer) else cell for layer, cell in zip(layers, cells, strict=True)]
     return " ".join(cell or "–" for cell in cells)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ _PREFIXES = (
     (1e-9, "n"),
     (1e-12, "p"),
 )
-_WITH_PREFIX = {"s", "J", "W", "byte", "bit", "bit-op", "B", "cycle", "cycles"}
+_WITH_PREFIX = {"s", "J", "W", "byte", "bit", "bit-op", "B", "cycle", "cycles", "SOp"}
 _SYMBOLS = {"byte": "B"}
-_WHOLE = {"byte", "bit", "bit-op", "B", "cycle", "cycles"}
+_WHOLE = {"byte", "bit", "bit-op", "B", "cycle", "cycles", "SOp"}
 
 
 def prefix(value: float, unit: str) -> tuple[float, str]:
@@ -133,6 +133,11 @@ def count(things: float, noun: str) -> str:
     """``1 run``, ``3 runs``, ``23.5 runs``; nouns are regular."""
     shown = number(things)
     return f"{shown} {noun}{'' if shown == '1' else 's'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def overlay(bits: str, kept: int, period: int, pattern: str) -> str:

@@ -22,6 +22,7 @@ from qsearch.report.statistics import Interval
         (8710, "byte", "8.71 kB"),
         (0.5, "byte", "0.500 B"),
         (2e9, "bit-op", "2.00 Gbit-op"),
+        (102_656, "SOp", "103 kSOp"),
         (0, "s", "0 s"),
         (12.34, "widgets", "12.3 widgets"),
         (1e7, "", "1e+07"),
