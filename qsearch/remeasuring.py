@@ -30,6 +30,7 @@ from qsearch.problem import minimised
 from qsearch.protocols import CostModel
 from qsearch.remeasured import FILE, AssignmentRecord, LayerRecord, Remeasured, write
 from qsearch.run import Run
+from qsearch.space import SPIKE_BITS
 from qsearch.trial import Cost, Trial
 
 UNIFORM = 8
@@ -160,9 +161,12 @@ def best_trials(run: Run, top: int) -> list[Trial]:
 
 
 def _uniform(layers: Sequence[Layer]) -> BitAssignment:
-    sites = [layer.weight_site for layer in layers]
-    sites += [layer.activation_site for layer in layers if layer.kind != "embedding"]
-    return BitAssignment(dict.fromkeys(sites, UNIFORM))
+    """8 bits everywhere, but for inputs that are spikes: those have one, whatever else is chosen."""
+    kept = {layer.weight_site: UNIFORM for layer in layers}
+    given = [layer for layer in layers if layer.kind not in ("embedding", "threshold")]
+    spikes = {layer.activation_site for layer in given if layer.weighted and layer.events is not None}
+    inputs = {layer.activation_site: UNIFORM for layer in given}
+    return BitAssignment({**kept, **inputs, **dict.fromkeys(spikes, SPIKE_BITS)})
 
 
 def bits_of(layer: Layer, assignment: BitAssignment) -> Pair:
@@ -193,10 +197,16 @@ def _missing(bench: Bench, layers: Sequence[Layer], assignments: Sequence[BitAss
             taken = [bench.known(layer, *pair) for pair in _pairs(bench, layer, bits)]
             failures = [one.failure for one in taken if one is not None and one.failure]
             if bits[0] and not taken:
-                missing[layer.name] = f"the target does not run it at W{bits[0]}A{bits[1]} or more"
+                missing[layer.name] = _not_run(layer, bits)
             elif failures and len(failures) == len(taken):
                 missing[layer.name] = failures[0]
     return missing
+
+
+def _not_run(layer: Layer, bits: Pair) -> str:
+    if layer.neurons:
+        return "the target does not run neurons"
+    return f"the target does not run it at W{bits[0]}A{bits[1]} or more"
 
 
 def _assignment(
