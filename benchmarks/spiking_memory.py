@@ -35,6 +35,7 @@ from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
+from qsearch.hardware.sparsity import storage
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.overlay import Overlay
@@ -45,10 +46,11 @@ from qsearch.space import Granularity, SearchSpace
 from qsearch.trial import Quality
 
 WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 8)
-KERNEL_BITS = (0, 1, 2, 3, 4, 6, 8)
 STATE_BITS = (2, 3, 4, 5, 6, 8, 10)
-SHARES = (0.06, 0.08, 0.10, 0.12, 0.16, 0.25)
+SHARES = (0.08, 0.10, 0.13, 0.18)
 PERIOD = 32
+RATE = 0.01
+"""Of training."""
 Row = Sequence[str]
 
 
@@ -60,7 +62,8 @@ class Bench:
         name, options: of the workload.
         evaluator: name and options of the evaluator.
         overlay: lets weights be ternary.
-        kept: share of the weights that pruning keeps; they are stored as a bitmap and what is kept, where it is below 1.
+        kept: share of the weights that pruning keeps; they are stored with indices (:mod:`qsearch.hardware.sparsity`), as a
+            matrix of kernels, where it is below 1.
     """
 
     name: str
@@ -81,7 +84,7 @@ class Bench:
         """Weights and states; thresholds and leaks at 8 bits."""
         return build_space(
             self.plain,
-            weight_bits=KERNEL_BITS if granularity == "kernel" else WEIGHT_BITS if self.overlay is None else (8,),
+            weight_bits=WEIGHT_BITS if self.overlay is None else (8,),
             activation_bits=(8,),
             state_bits=STATE_BITS,
             fixed={"thresholds": 8, "leaks": 8},
@@ -99,12 +102,17 @@ class Bench:
         return registry.create("evaluators", name, options, self.workload, self.layers)
 
     def cost(self, space: SearchSpace) -> NetworkCost:
-        stored = {"density": self.kept, "scheme": "bitmap"} if self.kept < 1 else {}
-        return NetworkCost(registry.create("cost_models", "neuromorphic", stored), self.layers, space)
+        return NetworkCost(registry.create("cost_models", "neuromorphic"), self.layers, space)
 
     def memory(self, assignment: BitAssignment) -> float:
         """Bytes."""
-        return self.cost(self.space()).estimate(assignment).totals["memory"]
+        found = self.cost(self.space()).estimate(assignment).totals["memory"]
+        for layer in self.plain if self.kept < 1 else ():
+            if layer.weighted:
+                bits, kept = assignment.mean_bits(layer.weight_site), round(self.kept * layer.params)
+                stored = storage(layer.kernels, layer.kernel_params, kept, bits).total
+                found += (stored - bits * layer.params) / 8
+        return found
 
     @cached_property
     def whole(self) -> float:
@@ -211,7 +219,7 @@ def found(bench: Bench, searcher: str, granularity: Granularity, limit: float, b
 
 def ternary(bench: Bench, records: Records, epochs: int) -> Iterator[Row]:
     overlay = Overlay(PERIOD, (0, PERIOD))
-    training = {"threads": 1, "epochs": epochs}
+    training = {"threads": 1, "epochs": epochs, "rate": RATE}
     untrained = ("ptq", {"threads": 1})
     pruned = [(f"{bits} bits, {kept:.0%} kept, trained", bits, kept) for bits in (8, 2) for kept in (0.5, 0.2)]
     settings: list[tuple[str, tuple[str, dict[str, Any]], Overlay | None, int, float]] = [
@@ -263,7 +271,7 @@ def main() -> None:
         "--part", choices=["float", "uniform", "search", "ternary"], nargs="+", default=["float", "uniform", "search"]
     )
     parser.add_argument("--budget", type=int, default=100, help="evaluations of each search")
-    parser.add_argument("--epochs", type=int, default=4, help="of each training")
+    parser.add_argument("--epochs", type=int, default=6, help="of each training")
     parser.add_argument("--records", type=Path, default=Path("runs/benchmarks/spiking-memory.jsonl"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,7 +6,8 @@ training recordings, and of the official test recordings. The last event of the 
 hold all.
 
 Network: ``cnn_sinabs.nir`` of github neuromorphs/NIR, 39,584 weights, integrate-and-fire. The tool that it was trained with
-resets by subtraction and lets neurons spike several times in a step, and so does the default here; NIR does not say.
+resets by subtraction and lets neurons spike several times in a step, and so does the default here; NIR does not say. Its
+outputs are spikes per step: as logits, counts of up to a thousand would be sure of every mistake.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Nmnist(EventWorkload):
         from qsearch.spiking.nir_files import read_network  # an optional package
 
         path = self._public() if self.options.network is None else self.options.network.expanduser()
-        network = read_network(path, reset=self.options.reset, several=self.options.several)
+        network = read_network(path, reset=self.options.reset, several=self.options.several, readout="mean")
         self._check_fits(network, path)
         return network
 
