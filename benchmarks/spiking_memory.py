@@ -62,8 +62,8 @@ class Bench:
         name, options: of the workload.
         evaluator: name and options of the evaluator.
         overlay: lets weights be ternary.
-        kept: share of the weights that pruning keeps; they are stored with indices (:mod:`qsearch.hardware.sparsity`), as a
-            matrix of kernels, where it is below 1.
+        kept: share of the weights that pruning keeps, over the network, where it is below 1; each layer's are stored with
+            indices (:mod:`qsearch.hardware.sparsity`), as a matrix of kernels, or dense where that takes less.
     """
 
     name: str
@@ -107,17 +107,18 @@ class Bench:
     def memory(self, assignment: BitAssignment) -> float:
         """Bytes."""
         found = self.cost(self.space()).estimate(assignment).totals["memory"]
-        for layer in self.plain if self.kept < 1 else ():
-            if layer.weighted:
-                bits, kept = assignment.mean_bits(layer.weight_site), round(self.kept * layer.params)
-                stored = storage(layer.kernels, layer.kernel_params, kept, bits).total
+        left = self.judge.kept(assignment) if self.kept < 1 else {}
+        for layer in self.plain:
+            if layer.weight_site in left:
+                bits = assignment.mean_bits(layer.weight_site)
+                stored = storage(layer.kernels, layer.kernel_params, left[layer.weight_site], bits).total
                 found += (stored - bits * layer.params) / 8
         return found
 
     @cached_property
     def whole(self) -> float:
         """Bytes at 32 bits everywhere, nothing pruned."""
-        dense = replace(self, kept=1.0)
+        dense = replace(self, kept=1.0, evaluator=("ptq", {}))
         return dense.memory(dense.space().reference(FLOAT_BITS))
 
     @cached_property
@@ -229,7 +230,7 @@ def ternary(bench: Bench, records: Records, epochs: int) -> Iterator[Row]:
         ("2 bits, trained", ("qat", training), None, 2, 1.0),
         ("ternary", untrained, overlay, 0, 1.0),
         ("ternary, trained", ("qat", training), overlay, 0, 1.0),
-        *((label, ("admm", {**training, "keep": kept}), None, bits, kept) for label, bits, kept in pruned),
+        *((label, ("admm", {**training, "compression": 1 / kept}), None, bits, kept) for label, bits, kept in pruned),
     ]
     for label, evaluator, chosen, bits, kept in settings:
 

@@ -14,7 +14,8 @@ from qsearch.files import content_digest
 
 
 def digest(tensors: Mapping[str, object], settings: object) -> str:
-    """SHA-256 over tensors in the order of their names, over settings, and over the code that quantises and evaluates.
+    """SHA-256 over tensors in the order of their names, over settings, and over the code that quantises, that steps
+    neurons and that evaluates.
 
     Args:
         tensors: name → tensor; what is no tensor, such as a module's extra state, enters as its ``repr``.
@@ -30,7 +31,7 @@ def digest(tensors: Mapping[str, object], settings: object) -> str:
         else:
             total.update(f"{name} {value!r}\n".encode())
     package = Path(__file__).parents[1]
-    for room in ("quantize", "evaluate"):
+    for room in ("spiking", "quantize", "evaluate"):
         total.update(content_digest((package / room).glob("*.py")).encode())
     return total.hexdigest()
 

@@ -1,6 +1,7 @@
 """What was trained before, and which of it another training starts from.
 
-Notation: sites s of a network, n_s weights of the layer that a site belongs to; b̄_s mean bits of a site's kernels, and
+Notation: sites s of a network, n_s weights of the layer that a site belongs to, or leaks or thresholds, or neurons of a state;
+b̄_s mean bits of a site's kernels, and
 of an overlay the weights that it keeps. Patterns do not enter.
 
 ::
@@ -88,9 +89,9 @@ class Past:
 
     def __init__(self, layers: Sequence[Layer], keep: int) -> None:
         self._weights = {
-            site: float(layer.params)
+            site: float(layer.neurons if site.endswith(".state") else layer.params)
             for layer in layers
-            for site in (layer.weight_site, layer.activation_site, *((layer.overlay_site,) if layer.overlay else ()))
+            for site in _sites(layer)
         }
         self._keep = keep
         self.open(None, ())
@@ -207,6 +208,12 @@ def begin_from(network: TrainableNetwork, assignment: BitAssignment, state: Stat
     for site, learner in {**network.weights, **network.inputs}.items():
         if all(assignment.get(part) == trained.get(part) for part in (site, *_overlay_sites(site))):
             learner.load_state_dict({name: state[f"{site} {name}"] for name in learner.state_dict()})
+
+
+def _sites(layer: Layer) -> tuple[str, ...]:
+    """Sites of a layer whose bits training depends on; a threshold has no activation."""
+    activation = () if layer.kind == "threshold" else (layer.activation_site,)
+    return (layer.weight_site, *activation, *((layer.overlay_site,) if layer.overlay else ()))
 
 
 def _overlay_sites(site: str) -> tuple[str, str]:

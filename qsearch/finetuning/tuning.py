@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 
 from qsearch import finetuned
 from qsearch.assignment import BitAssignment
 from qsearch.campaign import Setting, prepare
 from qsearch.errors import ConfigError, DataError, StorageError
 from qsearch.evaluate.data import Split, read
-from qsearch.evaluate.scoring import Network, Scoring
+from qsearch.evaluate.scoring import Scoring
 from qsearch.evaluate.threads import threads
 from qsearch.files import write_atomically
 from qsearch.finetuned import CHECKPOINT, HISTORY, RESULT, Epoch, FineTuned, Judged, Settings, Stage
@@ -162,7 +162,6 @@ class _Training:
         self._network.load_state_dict(self._best)
         settled = self._network.cpu().settled()
         network = settled_network(self._setting, settled)
-        network.apply(self._job.trial.assignment)
         found = FineTuned(
             settings=self._job.settings,
             epochs=len(self.history),
@@ -189,32 +188,26 @@ class _Training:
         write_atomically(self._job.folder / HISTORY, finetuned.history_text(self.history).encode())
 
     def _judged(self, tuned: QuantizedNetwork) -> dict[Stage, Judged]:
-        """The three networks, each with the module that computes it."""
-        calibrated, test = self._lessons.calibrated, _test(self._setting)
-        networks: dict[Stage, tuple[Network, nn.Module]] = {
-            "float": (self._float, calibrated.model),
-            "post-training": (self._untrained, calibrated.model),
-            "fine-tuned": (tuned, tuned.model),
+        """The three networks, one after another."""
+        calibrated, test, assignment = self._lessons.calibrated, _test(self._setting), self._job.trial.assignment
+        networks: dict[Stage, tuple[QuantizedNetwork, BitAssignment]] = {
+            "float": (calibrated, BitAssignment({})),
+            "post-training": (calibrated, assignment),
+            "fine-tuned": (tuned, assignment),
         }
-        return {
-            stage: Judged(
-                validation=quality_to_json(self._scoring.quality(network, self._validation, module)),
-                test=None if test is None else quality_to_json(self._scoring.quality(network, test, module)),
+        judged: dict[Stage, Judged] = {}
+        for stage, (network, bits) in networks.items():
+            network.apply(bits)  # which corrects on calibration data: before the spikes of a split are counted
+            judged[stage] = Judged(
+                validation=quality_to_json(self._scoring.quality(network, self._validation, network.model)),
+                test=None if test is None else quality_to_json(self._scoring.quality(network, test, network.model)),
             )
-            for stage, (network, module) in networks.items()
-        }
+        return judged
 
     def _float(self, inputs: Inputs) -> Tensor:
         """Output of the float network."""
         calibrated = self._lessons.calibrated
         calibrated.apply(BitAssignment({}))
-        output: Tensor = calibrated(inputs)
-        return output
-
-    def _untrained(self, inputs: Inputs) -> Tensor:
-        """Output under the assignment, by post-training quantisation."""
-        calibrated = self._lessons.calibrated
-        calibrated.apply(self._job.trial.assignment)
         output: Tensor = calibrated(inputs)
         return output
 

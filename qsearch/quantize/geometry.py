@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qsearch.errors import DataError
 from qsearch.layers import Layer
 from qsearch.quantize.modules import CONVOLUTIONS
 from qsearch.spiking.neurons import Integrator, Neuron
@@ -75,8 +76,17 @@ def describe_neurons(name: str, module: Integrator, currents: Tensor, output: Te
     Args:
         currents: (B, T, C, *extents).
         output: what comes out of them, of that shape.
+
+    Raises:
+        DataError: no channels.
     """
-    batch, steps, channels = currents.shape[:3] if currents.dim() > 2 else (*currents.shape, 1)
+    if currents.dim() < 3:
+        raise DataError(
+            f"neurons {name!r} of a network must take currents (B, T, C, …)",
+            got=f"shape {tuple(currents.shape)}",
+            fix="give a single neuron a channel: currents.unsqueeze(-1)",
+        )
+    batch, steps, channels = currents.shape[:3]
     extents = tuple(currents.shape[3:])
     leaks = 0 if module.leak is None else module.leak.weight.numel()
     events = float(output.sum()) / batch if isinstance(module, Neuron) else None
@@ -89,15 +99,23 @@ def describe_neurons(name: str, module: Integrator, currents: Tensor, output: Te
 
 
 def in_steps(layer: Layer, x: Tensor, batch: int) -> Layer:
-    """A call of a layer of a spiking network: vectors (k·B, c_in) are a use each, and spikes are counted.
-
-    What a layer reads is spikes where all of it is whole numbers, none of them negative.
-    """
+    """A call of a layer of a spiking network: vectors (k·B, c_in) are a use each, and spikes are counted."""
     if layer.kind == "linear" and x.dim() == 2:
         layer = replace(layer, uses=layer.positions, input_size=(), output_size=())
-    if not x.is_floating_point() or bool((x < 0).any()) or bool((x != x.round()).any()):
+    if not x.is_floating_point() or no_count(x) is not None:
         return layer
     return replace(layer, events=float(x.sum()) / batch)
+
+
+def no_count(x: Tensor) -> float | None:
+    """A number of ``x`` that is no count of spikes; None where all are.
+
+    Whole numbers that are not negative are counts of spikes: what frames of events are, and what neurons and sums over them
+    give. Nothing tells integer pixels from them; images that are scaled, to 0 … 1 say, are not taken for spikes. An input of
+    nothing but zeros is no spikes yet: calibration confirms that it may be, or refuses it.
+    """
+    wrong = ~((x >= 0) & (x == x.round()) & x.isfinite())
+    return float(x[wrong][0]) if bool(wrong.any()) else None
 
 
 def together(calls: Sequence[Layer]) -> Layer:

@@ -23,12 +23,14 @@ from qsearch.overlay import ALL
 from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
 from qsearch.quantize.correction import ShiftCorrection
+from qsearch.quantize.geometry import no_count
 from qsearch.quantize.modules import QUANTISABLE, Inputs, forward, given
 from qsearch.quantize.neurons import NeuronRegisters, Register
 from qsearch.quantize.overlay import OverlaidWeight, OverlayTable
 from qsearch.quantize.unfolding import close, unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
 from qsearch.sites import idle_sites
+from qsearch.spiking.neurons import Integrator
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 """What a module is called with: positional, and by keyword."""
@@ -76,7 +78,7 @@ class QuantizedNetwork:
     Raises:
         DataError: no calibration data, a network that cannot be copied or whose output is not one tensor with a row
             per sample, or differs from one run to the next, a layer that it does not have, one that runs and is not
-            among ``layers``, numbers that are not finite, a name in ``settled`` that is none of the network's.
+            among ``layers``, numbers that are not finite, or are no spikes where a layer reads those, a name in ``settled`` that is none of the network's.
     """
 
     @torch.inference_mode(False)
@@ -116,11 +118,11 @@ class QuantizedNetwork:
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
         extra = [site for sites in self._beside.values() for site in sites]
-        extra += [layer.activation_site for layer in layers if layer.events is not None]  # spikes stay as they are
+        extra += [layer.activation_site for layer in layers if _reads_spikes(layer)]  # they stay as they are
         sites = dict.fromkeys([*self._weights, *self._ranges, *self._neurons.sites, *extra])
         self._bits: dict[str, Bits] = dict.fromkeys(sites, FLOAT_BITS)
         self._refuse_others()
-        self._calibrate()
+        self._calibrate(layers)
         self._adopt(settled or Settled())
         self._correction = ShiftCorrection(self.model, self._modules, self._calibration) if correction else None
         self._settled = True
@@ -273,16 +275,21 @@ class QuantizedNetwork:
         """Let no layer run that is not among those given, on any data: it would run in float, and cost nothing."""
         searched = set(self._modules.values())
         for name, module in self.model.named_modules():
-            if isinstance(module, QUANTISABLE) and module not in searched:
+            if isinstance(module, (*QUANTISABLE, Integrator)) and module not in searched:
                 module.register_forward_pre_hook(_refuse(name))
 
-    def _calibrate(self) -> None:
-        """Let every input site see the calibration data, in float."""
+    def _calibrate(self, layers: Sequence[Layer]) -> None:
+        """Let every input site see the calibration data, in float; let no layer that reads spikes see anything else."""
         handles = [
             self._modules[layer].register_forward_pre_hook(_observe(self._ranges[site], operand), with_kwargs=True)
             for site, (layer, operand) in self._inputs.items()
         ]
-        handles += self._neurons.watch()
+        handles += [
+            self._modules[layer.name].register_forward_pre_hook(_check_spikes(layer.name), with_kwargs=True)
+            for layer in layers
+            if _reads_spikes(layer)
+        ]
+        handles += self._neurons.watch(self.model)
         try:
             outputs = [_checked(self.model, forward(self.model, batch), batch) for batch in self._calibration]
         finally:
@@ -345,6 +352,22 @@ def _refuse(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         )
 
     return refuse
+
+
+def _reads_spikes(layer: Layer) -> bool:
+    return layer.weighted and layer.events is not None
+
+
+def _check_spikes(name: str) -> Hook:
+    def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if (wrong := no_count(given(args, kwargs))) is not None:
+            raise DataError(
+                f"layer {name!r} reads spikes on the example, so on all data it must read whole numbers of at least 0",
+                got=f"{wrong:g} in calibration",
+                fix="let the first samples, which are the example, show what it reads; or pool spikes by sums",
+            )
+
+    return check
 
 
 def _observe(seen: ActivationRange, operand: int) -> Hook:

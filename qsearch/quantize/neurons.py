@@ -8,9 +8,10 @@ b, e     bits and exponent of the state's register (:mod:`qsearch.spiking.fixed_
 c_t      what has come out of a neuron up to step t: its spikes, or its states where it has no threshold
 =======  ====================================================================================
 
-A register of b bits has a range of its own for each b: of the exponents e at which it can still hold θ and below which nothing
-that float states reach would saturate, the one whose outputs differ least from those of the float neuron on the calibration
-data: least Σ (ĉ_t − c_t)². The size of a state says little: one far below the threshold may saturate and no spike differs.
+A register of b bits has a range of its own for each b: of all exponents e, from that at which it just holds θ up to that at
+which nothing that float states reach before their resets would saturate, the one whose outputs differ least from those of the
+float neuron on the calibration data: least Σ (ĉ_t − c_t)², the finest of equals. The size of a state says little: one far
+below the threshold may saturate and no spike differs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -27,7 +29,6 @@ from qsearch.assignment import FLOAT_BITS, Bits
 from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.layers import Layer
 from qsearch.quantize.copies import evaluation_copy
-from qsearch.quantize.modules import given
 from qsearch.space import FEWEST
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid, leak_grid, threshold_grid
 from qsearch.spiking.neurons import Grids, Integrator, Neuron
@@ -35,10 +36,10 @@ from qsearch.spiking.neurons import Grids, Integrator, Neuron
 Register: TypeAlias = StateGrid | ConstantGrid
 
 NUMBERS = 2**22
-"""Currents, at most, on which a range is chosen: as many of the first samples as have so many."""
+"""Currents, at most, on which a range is chosen: as many of the first samples as have so many, in whatever batches."""
 
 RANGES = 6
-"""Exponents that are tried, from the finest."""
+"""Exponents that are tried where there is no threshold to begin with: so many, up to that at which nothing saturates."""
 
 
 class NeuronRegisters:
@@ -62,7 +63,7 @@ class NeuronRegisters:
         self._owners |= {layer.name: (layer.name.removesuffix(".threshold"), "threshold") for layer in thresholds}
         # ranges are those of the float network, whatever assignment its neurons have when they are asked for
         self._floating = {name: evaluation_copy(module) for name, module in self._neurons.items()}
-        self._currents: dict[str, Tensor] = {}
+        self._currents: dict[str, list[Tensor]] = {}
         self._found: dict[tuple[str, int], Register] = {}
 
     @property
@@ -70,12 +71,17 @@ class NeuronRegisters:
         """All sites of neurons."""
         return tuple(self._owners)
 
-    def watch(self) -> Iterable[Any]:
-        """Note the currents of the first batch that runs, by hooks; the handles of these."""
-        return [
-            module.register_forward_pre_hook(self._observe(name), with_kwargs=True)
-            for name, module in self._neurons.items()
+    def watch(self, network: nn.Module) -> Iterable[Any]:
+        """Note the currents of the first samples that the network runs on, by hooks; the handles of these.
+
+        Of neurons that run several times, those of the first run; of batches, those that are of as many steps as the first.
+        """
+        run: list[str] = []
+        handles = [network.register_forward_pre_hook(lambda *_: run.clear())]
+        handles += [
+            module.register_forward_pre_hook(self._observe(name, run)) for name, module in self._neurons.items()
         ]
+        return handles
 
     def set(self, site: str, bits: Bits) -> None:
         """Give one site its bits.
@@ -123,14 +129,17 @@ class NeuronRegisters:
             return threshold_grid(bits, float(module.threshold.weight.max()))
         if name not in self._currents:
             raise DataError(f"neurons {name!r} must run on the calibration data", got="no run of them")
-        return best_range(module, self._currents[name], bits)
+        return best_range(module, torch.cat(self._currents[name]), bits)
 
-    def _observe(self, name: str) -> Any:
-        def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if name not in self._currents:
-                currents = given(args, kwargs).detach()
-                count = max(1, NUMBERS // max(currents[0].numel(), 1))
-                self._currents[name] = currents[:count].clone()
+    def _observe(self, name: str, run: list[str]) -> Any:
+        def observe(module: nn.Module, args: tuple[Any, ...]) -> None:
+            currents, found = args[0].detach(), self._currents.setdefault(name, [])
+            if name in run or (found and currents.shape[1:] != found[0].shape[1:]):
+                return
+            run.append(name)
+            missing = max(1, NUMBERS // max(currents[0].numel(), 1)) - sum(map(len, found))
+            if missing > 0:
+                found.append(currents[:missing].clone())
 
         return observe
 
@@ -141,12 +150,15 @@ def best_range(module: Integrator, currents: Tensor, bits: int) -> StateGrid:
 
     Args:
         currents: on which they are compared, (B, T, \\*S).
+
+    Raises:
+        DataError: currents, or what they charge neurons with, that are not finite.
     """
     before = module.grids
     try:
         module.grids = Grids()
-        expected = module(currents).double().cumsum(1)
         grids = [StateGrid(bits, exponent) for exponent in _exponents(module, currents, bits)]
+        expected = module(currents).double().cumsum(1)
         errors = []
         for grid in grids:
             module.grids = Grids(grid)
@@ -159,19 +171,26 @@ def best_range(module: Integrator, currents: Tensor, bits: int) -> StateGrid:
 def _exponents(module: Integrator, currents: Tensor, bits: int) -> range:
     """Exponents that are tried: from that which just holds the threshold, up to that at which nothing saturates."""
     highest = (1 << (bits - 1)) - 1
-    reach = float(_float_states(module, currents).abs().max())
+    reach = _reach(module, currents)
     most = _exponent(reach, highest) if reach > 0 else 0
     if isinstance(module, Neuron):
         least = _exponent(float(module.threshold.weight.max()), highest)
     else:
         least = most - RANGES + 1
-    return range(least, max(least, min(most, least + RANGES - 1)) + 1)
+    return range(least, max(least, most) + 1)
 
 
-def _float_states(module: Integrator, currents: Tensor) -> Tensor:
-    """States of a neuron that never spikes, or currents, whichever is greater: what its register may have to hold."""
-    leak = None if module.leak is None else module.leak.weight
-    return torch.cat([Integrator(leak).to(currents.device)(currents), currents], 1)
+def _reach(module: Integrator, currents: Tensor) -> float:
+    """The greatest size of a float state before its reset, or of a current: what a register may have to hold."""
+    sizes = [part.abs().max() for part in chain((currents,), module.charges(currents))]
+    found = float(torch.stack(sizes).max())
+    if math.isfinite(found):
+        return found
+    raise DataError(
+        "what reaches neurons must be finite, and so must their states",
+        got="NaN" if math.isnan(found) else "infinity",
+        fix="check the weights and the data of the network",
+    )
 
 
 def _exponent(value: float, highest: int) -> int:

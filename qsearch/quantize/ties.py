@@ -15,7 +15,7 @@ their bits agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from typing import Any, TypeAlias
 
 import torch
@@ -122,9 +122,11 @@ class Streams(TorchFunctionMode):
         for node, sites in self._readers.items():
             if (root := self._root(node)) in summed:
                 streams.setdefault(root, []).extend(sites)
+        # spikes are not quantised: they share no scale with anything
+        spikes = {layer.activation_site for layer in layers if layer.weighted and layer.events is not None}
         found = {
-            "inputs": _merged(self._readers.values(), layers),
-            "residual": _merged(streams.values(), layers),
+            "inputs": _merged(_without(spikes, self._readers.values()), layers),
+            "residual": _merged(_without(spikes, streams.values()), layers),
             "qkv": _merged(self._alike(layers), layers),
             "shared": _merged(_sharing(layers, weights), layers),
         }
@@ -169,6 +171,10 @@ def node_of(x: Tensor) -> Node | None:
         return memory, x.storage_offset(), tuple(x.shape), tuple(x.stride()), version
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def _without(left_out: Set[str], groups: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[site for site in group if site not in left_out] for group in groups]
 
 
 def _merged(groups: Iterable[Sequence[str]], layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:

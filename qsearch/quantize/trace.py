@@ -54,6 +54,10 @@ def examine(model: nn.Module, example: Inputs) -> Anatomy:
     network keeps for later is counted meanwhile, for ``alive``; where that cannot be, a warning says so, and ``alive`` is
     0.
 
+    In a spiking network, layers whose input is whole numbers of at least 0 on the example read spikes
+    (:func:`qsearch.quantize.geometry.no_count`); calibration refuses those that read others then. Maps are there for all T
+    steps at once, and ``alive`` counts them so, beside recurrent layers too.
+
     What belongs to a sample is told by divisibility (:mod:`qsearch.quantize.geometry`), so a prime number of samples is
     run: other extents are seldom its multiples. A network that runs on no other batch is given all of it.
 
@@ -157,12 +161,11 @@ def _watch(
 def _watch_neurons(name: str, module: Integrator, calls: dict[str, list[Layer]]) -> None:
     """Note every call of neurons, which are a layer or two."""
 
-    def end(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> None:
-        x = args[0] if args else kwargs["currents"]
-        for found in describe_neurons(name, module, x, output):
+    def end(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        for found in describe_neurons(name, module, args[0], output):
             calls.setdefault(found.name, []).append(found)
 
-    module.register_forward_hook(end, with_kwargs=True)
+    module.register_forward_hook(end)
 
 
 def _weights(network: nn.Module, layers: tuple[Layer, ...]) -> dict[str, View]:
@@ -188,10 +191,10 @@ def _left_out(unfolding: Unfolding, layers: Mapping[str, object]) -> list[LeftIn
             inside.update(module.modules())
         if name in layers or module in inside or isinstance(module, Constant):
             continue
-        if type(module).__module__.startswith(NEURONS):
-            found.append(
-                LeftInFloat(name, type(module).__name__, 0, "neurons of other libraries keep their states in float")
-            )
+        if isinstance(module, Integrator) or _foreign(module):
+            other = "neurons of other libraries keep their states in float"
+            why = "it did not run on the example" if isinstance(module, Integrator) else other
+            found.append(LeftInFloat(name, type(module).__name__, 0, why))
             continue
         parameters = {
             key: parameter.numel()
@@ -208,6 +211,11 @@ def _left_out(unfolding: Unfolding, layers: Mapping[str, object]) -> list[LeftIn
             why = "it is no weight of a layer, nor of a call that is known to multiply"
             found += [LeftInFloat(named(name, key), "parameter", count, why) for key, count in parameters.items()]
     return found
+
+
+def _foreign(module: nn.Module) -> bool:
+    """Whether a module is a neuron of another library, or made from one."""
+    return any(kind.__module__.startswith(NEURONS) for kind in type(module).__mro__)
 
 
 def _of_torch(module: nn.Module) -> bool:

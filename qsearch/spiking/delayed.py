@@ -10,15 +10,27 @@ point it is rounded, like every current.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from qsearch.errors import ConfigError
 from qsearch.spiking.fixed_point import rounded
 from qsearch.spiking.neurons import Neuron, RecurrentNeuron
 
 
 class DelayedNeuron(Neuron):
-    """A :class:`~qsearch.spiking.neurons.Neuron` whose threshold is subtracted after the next step's leak."""
+    """A :class:`~qsearch.spiking.neurons.Neuron` whose threshold is subtracted after the next step's leak.
+
+    Raises:
+        ConfigError, DataError: as that one; a reset to zero.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.reset != "subtract":
+            raise ConfigError("only a reset by subtraction can wait for the next step", got=f"reset {self.reset!r}")
 
     def _received(self, current: Tensor, sent: Tensor, dtype: torch.dtype) -> Tensor:
         received = super()._received(current, sent, dtype)

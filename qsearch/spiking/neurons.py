@@ -33,6 +33,7 @@ are taken from a state; a reset to zero passes none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -94,6 +95,11 @@ class Integrator(nn.Module):
         if self.leak is not None and not bool(((self.leak.weight >= 0) & (self.leak.weight <= 1)).all()):
             raise DataError("leaks must be within [0, 1]", got=f"{leak}")
 
+    def __call__(self, currents: Tensor) -> Tensor:
+        """:meth:`forward` with its hooks, which see the currents by position however they were given."""
+        found: Tensor = super().__call__(currents)
+        return found
+
     def forward(self, currents: Tensor) -> Tensor:
         """States after each step, of the shape of the currents (B, T, \\*S).
 
@@ -101,7 +107,7 @@ class Integrator(nn.Module):
             DataError: no step; currents that are not in floating point; leaks that do not broadcast with S.
             SpaceError: registers of state and leak too wide for their product.
         """
-        return _together(self._states(currents), currents)
+        return _together(self.charges(currents), currents)
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -109,7 +115,12 @@ class Integrator(nn.Module):
         if self.leak is not None:
             self.leak.weight.clamp_(0, 1)
 
-    def _states(self, currents: Tensor) -> Iterator[Tensor]:
+    def charges(self, currents: Tensor) -> Iterator[Tensor]:
+        """u_t of each step, before any reset, (B, \\*S); in fixed point too as its value, not its code.
+
+        Raises:
+            DataError, SpaceError: as :meth:`forward`.
+        """
         leak, state = self._start(currents)
         for current in currents.unbind(1):
             state = self._next(state, self._whole(current, state.dtype), leak)
@@ -193,24 +204,37 @@ class Neuron(Integrator):
         Raises:
             DataError, SpaceError: as :meth:`forward`.
         """
+        return ((state, sent) for _, state, sent in self._steps(currents))
+
+    def charges(self, currents: Tensor) -> Iterator[Tensor]:
+        step = 1.0 if self.grids.state is None else self.grids.state.step
+        return ((before * step).to(currents.dtype) for before, _, _ in self._steps(currents))
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Bring constants that have learnt back to where they make sense, and to what their registers hold.
+
+        A threshold above that has no gradient, and would never come back.
+        """
+        super().constrain()
+        grids = (self.grids.threshold, self.grids.state)
+        most = min((grid.highest * grid.step for grid in grids if grid is not None), default=math.inf)
+        self.threshold.weight.clamp_(LEAST_THRESHOLD, most)
+
+    def _steps(self, currents: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """State before its reset and after it, and spikes, of each step."""
         leak, state = self._start(currents)
         threshold = self._threshold(state.dtype)
         sent = torch.zeros_like(currents[:, 0])
         for current in currents.unbind(1):
-            state = self._next(state, self._received(current, sent, state.dtype), leak)
-            spikes = spikes_of(state, threshold, self.surrogate, several=self.several)
+            before = self._next(state, self._received(current, sent, state.dtype), leak)
+            spikes = spikes_of(before, threshold, self.surrogate, several=self.several)
             if self.reset == "subtract":
-                state = torch.addcmul(state, threshold, spikes, value=-1)
+                state = torch.addcmul(before, threshold, spikes, value=-1)
             else:
-                state = state * torch.eq(spikes.detach(), 0, out=torch.empty_like(spikes))
+                state = before * torch.eq(spikes.detach(), 0, out=torch.empty_like(spikes))
             sent = spikes.to(currents.dtype)
-            yield state, sent
-
-    @torch.no_grad()
-    def constrain(self) -> None:
-        """Bring constants that have learnt back to where they make sense."""
-        super().constrain()
-        self.threshold.weight.clamp_(min=LEAST_THRESHOLD)
+            yield before, state, sent
 
     def _threshold(self, dtype: torch.dtype) -> Tensor:
         """θ; Θ in the units of a state in fixed point."""

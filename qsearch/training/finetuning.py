@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qsearch.errors import EvaluationError
+from qsearch.spiking.neurons import Constant
 from qsearch.training.batch_norm import fold
 from qsearch.training.lessons import Batch, Lessons
 from qsearch.training.network import TrainableNetwork
@@ -223,10 +224,13 @@ def distance(output: Tensor, expected: Tensor, temperature: float) -> Tensor:
 def _optimiser(network: TrainableNetwork, options: TrainingOptions) -> torch.optim.Optimizer:
     """The options' optimiser; each group keeps the highest rate of its own as "peak"."""
     own, steps = network.parameter_groups()
-    plain = [parameter for parameter in own if parameter.dim() < 2]
+    # whatever their shape, leaks and thresholds are no weights: to decay is to forget faster, or to fire more
+    constants = {id(part.weight) for part in network.model.modules() if isinstance(part, Constant)}
+    decaying = [parameter for parameter in own if parameter.dim() >= 2 and id(parameter) not in constants]
+    plain = [parameter for parameter in own if parameter.dim() < 2 or id(parameter) in constants]
     step_rate = options.rate if options.step_rate is None else options.step_rate
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in own if p.dim() >= 2], "weight_decay": options.weight_decay, "peak": options.rate},
+        {"params": decaying, "weight_decay": options.weight_decay, "peak": options.rate},
         {"params": plain, "weight_decay": 0.0, "peak": options.rate},
     ]
     if step_rate == options.rate:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 from spiking_digits import SpikingDigits, digits, evaluator, layers, space
+from torch import nn
+from torch.nn import functional
 
 from qsearch.assignment import BitAssignment
 from qsearch.evaluate.admm import JointCompression
 from qsearch.evaluate.lessons import lessons_of
 from qsearch.evaluate.qat import QuantizationAware
 from qsearch.evaluate.spikes import SPIKES
+from qsearch.evaluate.warm_start import FLOAT, Course, Past
 from qsearch.quantize.network import QuantizedNetwork
+from qsearch.quantize.trace import trace_layers
+from qsearch.spiking.network import SpikingNetwork
+from qsearch.spiking.neurons import Integrator, Neuron
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning
-from qsearch.training.network import TrainableNetwork
+from qsearch.training.lessons import Batch, Lessons
+from qsearch.training.network import TrainableNetwork, float_name
+from qsearch.training.options import TrainingOptions
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +119,68 @@ def test_joint_compression_prunes_weights_and_nothing_of_neurons() -> None:
     assert found.details[SPIKES] > 0
     floating = BitAssignment({**bits(32, 32, 32, 32), "fire.leak": 32})
     assert "kept" not in joint.evaluate(floating).details  # which is not trained
+
+
+def test_the_distance_of_assignments_sees_states() -> None:
+    """By hand: inputs weigh as their layer's weights do, leaks and thresholds what is stored of them, a state its neurons."""
+    past = Past(layers(), keep=20)
+    start = bits(3, 8, 4)
+    changed = {
+        site.name: BitAssignment({**start, site.name: int(start[site.name]) + 1})
+        for site in space().sites
+        if site.role != "spikes"
+    }
+    for assignment in (start, *changed.values()):
+        past.add(Course(assignment, 0, 1, 1, FLOAT))
+    sizes = {
+        "conv.weight": 54, "conv.input": 54, "lif.state": 54, "lif.leak": 1, "lif.threshold": 1,
+        "fc.weight": 1296, "fire.state": 24, "fire.leak": 0, "fire.threshold": 1,
+        "out.weight": 240, "voltage.state": 10, "voltage.leak": 1,
+    }  # fmt: skip
+    assert {name: past._distance(start, found.digest) for name, found in changed.items()} == sizes
+
+
+def test_the_nearest_start_is_of_the_nearest_states() -> None:
+    """Of neurons that forget nothing, too: they store no leak, and their state is large all the same."""
+    past = Past(layers(), keep=20)
+    starts = [BitAssignment({**bits(3, 8, 4), "fire.state": states}) for states in (12, 7)]
+    for start in starts:
+        past.add(Course(start, 0, 1, 1, FLOAT))
+    assert past.nearest(BitAssignment({**bits(3, 8, 4), "fire.state": 6})) == starts[1].digest
+
+
+def test_only_weights_decay() -> None:
+    """Constants of neurons have one number for all, per channel or per neuron: never is any a weight."""
+    torch.manual_seed(0)
+    model = SpikingNetwork(
+        OrderedDict(
+            conv=nn.Conv2d(1, 2, 3),
+            lif=Neuron(torch.full((2, 1, 1), 0.3), torch.full((2, 6, 6), 0.9)),
+            flat=nn.Flatten(),
+            fc=nn.Linear(72, 3),
+            out=Integrator(0.9),
+        ),
+        readout="last",
+    ).eval()
+    data, targets = digits("calibration")
+    found = trace_layers(model, data[:31])
+    calibrated = QuantizedNetwork(model, found, [data], correction=False)
+    lessons = Lessons(
+        lambda: copy.deepcopy(model),
+        found,
+        calibrated,
+        Batch(data, targets),
+        functional.cross_entropy,
+        lambda inputs, generator: inputs,
+    )
+    network = TrainableNetwork(lessons, BitAssignment({"conv.weight": 4, "lif.state": 6}), family("lsq"))
+    tuning = FineTuning(network, lessons, TrainingOptions(epochs=1, weight_decay=0.01), 0)
+    names = {id(parameter): float_name(name) for name, parameter in network.model.named_parameters()}
+    decaying = [
+        names[id(parameter)]
+        for group in tuning._optimiser.param_groups
+        if group["weight_decay"]
+        for parameter in group["params"]
+    ]
+    assert decaying == ["conv.weight", "fc.weight"]
+    assert sum(len(group["params"]) for group in tuning._optimiser.param_groups) == len(names)

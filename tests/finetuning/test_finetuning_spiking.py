@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from spiking_plugins import Pulses, pulses, spiking
 
+from qsearch.assignment import BitAssignment
 from qsearch.campaign import prepare
 from qsearch.config import parse
 from qsearch.errors import StorageError
@@ -96,6 +97,17 @@ def test_spikes_are_told_of_all_three_networks(tuned: tuple[Path, FineTuned]) ->
             quality = judged.quality(split)
             assert quality is not None
             assert quality.details["spikes"] > 0
+
+
+def test_spikes_of_post_training_are_those_of_its_evaluation(run: Run, tuned: tuple[Path, FineTuned]) -> None:
+    """Those of the split alone, without the passes that correct on calibration data; of the float network too."""
+    assert run.best is not None
+    evaluator = prepare(run.config).evaluator
+    for stage, assignment in (("post-training", run.best.assignment), ("float", BitAssignment({}))):
+        quality = tuned[1].judged[stage].quality("validation")
+        assert quality is not None
+        assert quality.details == evaluator.evaluate(assignment).details
+        assert quality.loss == pytest.approx(evaluator.evaluate(assignment).loss)
 
 
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(

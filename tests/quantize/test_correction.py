@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from qsearch.errors import EvaluationError
 from qsearch.quantize.correction import (
     ShiftCorrection,
     adds_bias,
+    layers_behind_spikes,
     normalised_layers,
     variance_ratio,
 )
@@ -23,6 +25,8 @@ from qsearch.quantize.lockstep import in_lockstep, wait
 from qsearch.quantize.moments import channel_sums, moments
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.quantize.trace import trace_layers
+from qsearch.spiking.network import SpikingNetwork, over_time
+from qsearch.spiking.neurons import Integrator, Neuron, RecurrentNeuron
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -244,6 +248,27 @@ def test_a_reused_module_takes_the_average_over_its_runs() -> None:
     bias = model.conv2.bias + torch.stack(biases).mean(0).float()
     torch.testing.assert_close(quantised.model.conv2.bias, bias, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quantised.calibration_output(), quantised(data))
+
+
+@pytest.mark.parametrize("split", [2, 5, 20])
+def test_a_layer_that_runs_twice_in_a_row_is_measured_on_all_batches(split: int) -> None:
+    """Nothing is gathered between its runs, so that one batch must not come to the second before all have left the first."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x))
+
+    torch.manual_seed(5)
+    model, data = Twice().eval(), normal(20, 4) + 1
+    layers = trace_layers(model, data[:1])
+    one, several = (QuantizedNetwork(model, layers, list(data.split(size))) for size in (20, split))
+    for quantised in (one, several):
+        quantised.apply(BitAssignment({"layer.weight": 2}))
+    torch.testing.assert_close(several.model.layer.bias, one.model.layer.bias)
 
 
 def test_batch_norms_without_statistics_are_left_alone() -> None:
@@ -508,3 +533,147 @@ def test_what_the_pass_gives_is_what_such_a_network_gives(network: nn.Module, ca
     quantised.apply(BitAssignment({layer.weight_site: 2 for layer in layers}))
     assert quantised.passes == 1
     torch.testing.assert_close(quantised.calibration_output(), quantised(data), rtol=1e-4, atol=1e-5)
+
+
+def events(*shape: int) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(3)) < 0.3).float()
+
+
+def spiking(threshold: float = 0.3, leak: float | None = 0.9, cell: type[Neuron] = Neuron) -> SpikingNetwork:
+    torch.manual_seed(4)
+    of_its_own = (nn.Linear(6, 6),) if cell is RecurrentNeuron else ()
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        hidden=nn.Linear(8, 6),
+        cell=cell(*of_its_own, threshold, leak),
+        out=nn.Linear(6, 3),
+        voltage=Integrator(0.9),
+    )
+    return SpikingNetwork(layers, readout="mean").eval()
+
+
+@torch.no_grad()
+def rate(model: nn.Module, data: Tensor) -> float:
+    """Of the hidden neurons of :func:`spiking`."""
+    return float(model.cell(over_time(model.hidden, data)).double().mean())
+
+
+@pytest.mark.parametrize("cell", [Neuron, RecurrentNeuron])
+@pytest.mark.parametrize("leak", [None, 0.9, 0.5])
+@pytest.mark.parametrize(
+    "assignment",
+    [{"hidden.weight": 2}, {"cell.state": 3}, {"cell.threshold": 2}, {"hidden.weight": 3, "cell.threshold": 3}],
+    ids=str,
+)
+def test_no_rate_ends_further_off_than_without_correction(
+    assignment: dict[str, int], leak: float | None, cell: type[Neuron]
+) -> None:
+    data = events(24, 8, 8)
+    for threshold in (0.2, 0.5, 0.9):
+        model = spiking(threshold, leak, cell)
+        layers = trace_layers(model, data[:1])
+        plain = QuantizedNetwork(model, layers, [data], correction=False)
+        corrected = QuantizedNetwork(model, layers, list(data.split(7)))
+        for quantised in (plain, corrected):
+            quantised.apply(BitAssignment(assignment))
+        wanted = rate(model, data)
+        assert abs(rate(corrected.model, data) - wanted) <= abs(rate(plain.model, data) - wanted)
+        torch.testing.assert_close(corrected.calibration_output(), corrected(data))
+
+
+def test_the_threshold_in_force_is_scaled_and_not_that_in_float() -> None:
+    """1 spike in 3 steps, in float and in a register that rounds 0.9 to 1: nothing is to be corrected."""
+    model = spiking(0.9, None)
+    with torch.no_grad():
+        model.hidden.weight.zero_()
+        model.hidden.bias.fill_(0.35)
+    data = events(4, 6, 8)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), [data])
+    quantised.apply(BitAssignment({"cell.threshold": 1}))
+    assert rate(model, data) == rate(quantised.model, data) == pytest.approx(1 / 3)
+    assert quantised.model.cell.threshold.weight.tolist() == [1.0]
+
+
+def test_a_register_that_is_full_keeps_its_greatest_value() -> None:
+    model, data = spiking(0.5, None), events(24, 8, 8)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(5)))
+    quantised.apply(BitAssignment({"cell.threshold": 3}))
+    with torch.no_grad():
+        quantised.model.hidden.bias += 0.3
+    quantised.apply(BitAssignment({"cell.threshold": 3, "out.weight": 2}))
+    register = quantised.register("cell.threshold", 3)
+    assert register is not None
+    assert quantised.model.cell.threshold.weight.tolist() == [register.highest * register.step]
+
+
+def test_neurons_that_an_assignment_silences_spike_again() -> None:
+    """In float they spike every third step; a leak of two bits keeps them from ever reaching their threshold."""
+    model, data = spiking(0.9, 0.95), events(4, 6, 8)
+    with torch.no_grad():
+        model.hidden.weight.zero_()
+        model.hidden.bias.fill_(0.35)
+    layers = trace_layers(model, data[:1])
+    plain, corrected = (QuantizedNetwork(model, layers, [data], correction=on) for on in (False, True))
+    for quantised in (plain, corrected):
+        quantised.apply(BitAssignment({"cell.leak": 1}))
+    assert rate(plain.model, data) == 0
+    assert rate(corrected.model, data) == rate(model, data) == pytest.approx(1 / 3)
+
+
+class Echo(nn.Module):
+    """The same neurons, run twice on the same currents."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.hidden, self.cell, self.times = nn.Linear(8, 6), Neuron(0.2, 0.9), times
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = over_time(self.hidden, x)
+        return torch.stack([self.cell(currents) for _ in range(self.times)]).mean((0, 2))
+
+
+@pytest.mark.parametrize("split", [32, 6])
+def test_each_run_of_neurons_is_corrected_from_the_stored_threshold(split: int) -> None:
+    data, found = events(32, 6, 8), []
+    for times in (1, 2):
+        model = Echo(times).eval()
+        quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(split)))
+        quantised.apply(BitAssignment({"hidden.weight": 2}))
+        found.append(float(quantised.model.cell.threshold.weight))
+    assert found[0] == found[1] != pytest.approx(0.2)
+
+
+def test_thresholds_that_are_corrected_in_inference_mode_can_be_learnt_afterwards() -> None:
+    model, data = spiking(), events(16, 6, 8)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), [data])
+    with torch.inference_mode():
+        quantised.apply(BitAssignment({"hidden.weight": 2}))
+    threshold = quantised.model.cell.threshold.weight
+    assert not threshold.is_inference()
+    threshold.requires_grad_(True)
+    quantised.model(data).sum().backward()
+    assert threshold.grad is not None
+
+
+def test_a_readout_behind_the_last_neurons_keeps_its_mean() -> None:
+    model, data = spiking(), events(16, 6, 8)
+    quantised = QuantizedNetwork(model, trace_layers(model, data[:1]), list(data.split(5)))
+    quantised.apply(BitAssignment({"out.weight": 2}))
+    with torch.no_grad():
+        reaching = model.cell(over_time(model.hidden, data))
+        expected, found = (over_time(net.out, reaching).mean((0, 1)) for net in (model, quantised.model))
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(quantised.model.hidden.bias, model.hidden.bias)
+    assert quantised.corrections == {"out": "shift"}
+
+
+def test_which_layers_run_behind_the_last_neurons() -> None:
+    data = events(4, 6, 8)
+
+    def behind(model: nn.Module) -> set[str]:
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        return set(layers_behind_spikes(model, layers, data))
+
+    assert behind(spiking()) == behind(spiking(cell=RecurrentNeuron)) == {"out"}
+    assert behind(Echo(2)) == set()
+    assert behind(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))) == {"0", "1"}
