@@ -8,6 +8,7 @@ of a node          content
 =================  ===================================================================================================
 ``bits, scales``   of each kernel of a weight: its codes are ŵ / s, whole numbers; bits 32 are floats, without a scale
 ``input``          how its input is quantised before it runs: bits, scale, low, high (see :mod:`qsearch.export.packed`)
+``mean``           pooling gives means that stay means, as inputs behind it are quantised so
 ``grids, …``       a neuron's registers and kind of reset: see :mod:`qsearch.spiking.nir_said`
 =================  ===================================================================================================
 
@@ -62,6 +63,9 @@ class Nir:
             told[layer_of(site)] = _codes(stored)
         for site, quantizer in deployment.inputs.items():
             told.setdefault(layer_of(site), {})["input"] = _described(quantizer)
+        for name, module in network.named_children():
+            if isinstance(module, nn.AvgPool2d) and module.divisor_override is None:
+                told.setdefault(name, {})["mean"] = True  # quantised inputs behind it have the scale of means
         shape = example.shape[1:] if isinstance(network, DirectSpikingNetwork) else example.shape[2:]
         try:
             write_network(network, path, shape, told=told)

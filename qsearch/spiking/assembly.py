@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qsearch.errors import DataError
 from qsearch.spiking.rescale import Rescale, Weighted, taken_in_before, taken_in_behind
 
 Array = NDArray[Any]
@@ -46,8 +47,14 @@ def absorb(assembly: Assembly) -> None:
 
 
 def constant(values: Array) -> Tensor | float:
-    """Parameters as few numbers: one where all are equal, one per channel, (C, 1, 1), where those of a map are."""
+    """Parameters as few numbers: one where all are equal, one per channel, (C, 1, 1), where those of a map are.
+
+    Raises:
+        DataError: a parameter that is not finite.
+    """
     values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("parameters must be finite", got=f"{values[~np.isfinite(values)][0]}")
     if np.all(values == values.flat[0]):
         return float(values.flat[0])
     first = values[(slice(None), *[slice(0, 1)] * (values.ndim - 1))]

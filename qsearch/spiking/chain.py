@@ -118,12 +118,13 @@ def _folded(parts: Parts) -> Parts:
                 got="the start of the network" if before is None else f"{before!r} before it",
                 fix="move it there and train again",
             )
-        _fold(found[before], module)
+        fold(found[before], module)
     return found
 
 
-def _fold(layer: nn.Module, norm: nn.Module) -> None:
-    """Give a layer what the batch norm behind it does."""
+@torch.no_grad()
+def fold(layer: nn.Module, norm: nn.Module) -> None:
+    """Give a layer what the batch norm behind it, which has statistics of its own, does in evaluation."""
     assert isinstance(layer, WEIGHTED)
     assert isinstance(norm, BATCH_NORMS)
     assert norm.running_mean is not None

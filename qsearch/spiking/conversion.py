@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,13 @@ from torch import Tensor, nn
 from qsearch.errors import ConfigError, DataError
 from qsearch.spiking.chain import CONVOLUTIONS, SHAPES, WEIGHTED, Parts, simplified
 from qsearch.spiking.direct import DirectSpikingNetwork
-from qsearch.spiking.neurons import Integrator, Neuron, Reset
+from qsearch.spiking.neurons import Integrator, Neuron, Reset, check_name
+from qsearch.spiking.pooling import summed
 from qsearch.spiking.surrogate import SurrogateName
+
+Balancing = Literal["max", "percentile"]
+Per = Literal["layer", "channel"]
+Last = Literal["integrate", "spike"]
 
 OUTPUT = "output"
 """Name of the neurons of the last layer."""
@@ -68,16 +73,16 @@ class Conversion:
         surrogate: the derivative of a spike.
 
     Raises:
-        ConfigError: no step, or a percentile outside (0, 100].
+        ConfigError: no step, a percentile outside (0, 100], a leak outside [0, 1], or an unknown name.
     """
 
     steps: int = 5
-    balancing: Literal["max", "percentile"] = "percentile"
+    balancing: Balancing = "percentile"
     percentile: float = 99.9
-    per: Literal["layer", "channel"] = "channel"
+    per: Per = "channel"
     leak: float | None = None
     reset: Reset = "subtract"
-    last: Literal["integrate", "spike"] = "integrate"
+    last: Last = "integrate"
     shift: bool = True
     surrogate: SurrogateName = "triangle"
 
@@ -86,6 +91,11 @@ class Conversion:
             raise ConfigError("a spiking network needs at least one step", got=self.steps)
         if not 0 < self.percentile <= 100:
             raise ConfigError("the percentile must be within (0, 100]", got=self.percentile)
+        if self.leak is not None and not 0 <= self.leak <= 1:
+            raise ConfigError("the leak must be within [0, 1]", got=self.leak)
+        kinds = {"balancing": Balancing, "per": Per, "reset": Reset, "last": Last, "surrogate": SurrogateName}
+        for what, kind in kinds.items():
+            check_name(what, getattr(self, what), get_args(kind))
 
 
 @torch.inference_mode(False)
@@ -179,13 +189,13 @@ class _Building:
         extents = tuple(self.values.shape[2:])
         divisor = None
         if self.spikes:
-            module, divisor = summed(module, tuple(self.unit.shape[1:]), extents)
+            module, divisor = _summed(module, tuple(self.unit.shape[1:]), extents)
         channels = self.unit.flatten(1)[:, 0] / (divisor or 1)
         self.found[name] = module
         self.unit = channels.view(-1, *[1] * len(extents)).expand(self.values.shape[1:])
 
 
-def balanced(currents: Tensor, per: Literal["layer", "channel"], percentile: float, layer: str) -> Tensor:
+def balanced(currents: Tensor, per: Per, percentile: float, layer: str) -> Tensor:
     """v of a layer, from its currents (N, C, …): shape (1,), or (C, 1, …).
 
     A channel whose percentile is not above 0 has the threshold of the layer.
@@ -212,7 +222,7 @@ def _percentile(values: Tensor, percentile: float) -> Tensor:
     return values.kthvalue(max(1, math.ceil(percentile / 100 * count)), dim=1).values
 
 
-def summed(module: nn.Module, given: tuple[int, ...], gives: tuple[int, ...]) -> tuple[nn.Module, int | None]:
+def _summed(module: nn.Module, given: tuple[int, ...], gives: tuple[int, ...]) -> tuple[nn.Module, int | None]:
     """Average pooling as a sum, and what it is to be divided by; as it is, and None, where windows differ.
 
     Args:
@@ -224,15 +234,7 @@ def summed(module: nn.Module, given: tuple[int, ...], gives: tuple[int, ...]) ->
         window: Any = tuple(before // after for before, after in zip(given, gives, strict=True))
         kind = nn.AvgPool2d if len(window) == 2 else nn.AvgPool3d
         return kind(window, divisor_override=1), math.prod(window)
-    if not isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
-        return module, None
-    padded = module.padding not in (0, (0,) * len(given))
-    if module.ceil_mode or (padded and not module.count_include_pad):
-        return module, None
-    kernel = module.kernel_size
-    divisor = module.divisor_override or (kernel ** len(given) if isinstance(kernel, int) else math.prod(kernel))
-    module.divisor_override = 1
-    return module, divisor
+    return module, summed(module) if isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)) else None
 
 
 def _take_units(name: str, layer: nn.Module, unit: Tensor) -> None:

@@ -6,6 +6,7 @@ norse, spikingjelly and the tools of several chips exchange networks in.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, get_args
@@ -13,13 +14,13 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from qsearch.errors import DataError, PluginError
+from qsearch.errors import DataError, PluginError, QSearchError
 from qsearch.spiking.assembly import Assembly, absorb
 from qsearch.spiking.direct import DirectSpikingNetwork
 from qsearch.spiking.graph import INPUT, total, wired
 from qsearch.spiking.network import Readout, SpikingNetwork, over_time
 from qsearch.spiking.neurons import Reset
-from qsearch.spiking.nir_said import said_in
+from qsearch.spiking.nir_said import VERSION, said_in
 
 try:
     import h5py  # NIR's container: nir brings it
@@ -32,6 +33,14 @@ except ImportError as error:
 STEP = 1e-4
 """Seconds of a step where neither the caller nor the file says: what snntorch writes."""
 
+DAMAGES = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What HDF5 and nir raise of files that are damaged, or not what they seem to be."""
+
+MOST_INPUTS = 2**26
+"""Numbers that reach a network in a step."""
+
 
 def read_network(
     path: Path,
@@ -40,12 +49,14 @@ def read_network(
     several: bool = False,
     readout: Readout = "sum",
     step: float | None = None,
+    unsaid: float = STEP,
 ) -> SpikingNetwork:
     """A spiking network from a NIR file: (B, T, \\*S) → (B, C).
 
     Its layers have the names of NIR's nodes, with underscores for what cannot stand in a name. Resistances, Δt/τ and means
     of pooled spikes go into the weights beside them where those can take them in, so that spikes stay whole numbers; where
-    they cannot, they are layers of their own (:class:`~qsearch.spiking.rescale.Rescale`). See
+    they cannot, they are layers of their own (:class:`~qsearch.spiking.rescale.Rescale`); a file of ours may say that
+    means stay. See
     :mod:`qsearch.spiking.nir_nodes` for NIR's equations step by step.
 
     Args:
@@ -53,8 +64,9 @@ def read_network(
         reset, several: how neurons reset, and whether they may spike several times in a step; NIR does not say.
         readout: see :class:`~qsearch.spiking.network.SpikingNetwork`. What a file of
             :func:`~qsearch.spiking.nir_writing.write_network` says itself counts before ``reset``, ``several`` and it.
-        step: Δt, in the unit of the file's time constants (NIR's is the second); what the file says if None, else
-            10⁻⁴, which is what snntorch writes. Of no consequence where nothing leaks.
+        step: Δt, in the unit of the file's time constants (NIR's is the second); what the file says if None. Of no
+            consequence where nothing leaks. Where it is another than the file says, so are leaks and resistances.
+        unsaid: Δt where neither ``step`` nor the file says; 10⁻⁴ is what snntorch writes.
 
     Raises:
         DataError: no such file, or no NIR file; a node of a type that is not known; parameters or shapes that do not fit;
@@ -65,7 +77,9 @@ def read_network(
     graph = _loaded(path)
     drawing = nir_graph.drawn(graph)
     said = _of_network(graph)
-    assembly = _assembled(drawing, nir_nodes.Reading(step or said.get("step", STEP), reset, several))
+    duration = step or said.get("step", unsaid)
+    exact = duration == said.get("step")
+    assembly = _assembled(drawing, nir_nodes.Reading(duration, reset, several, exact=exact))
     absorb(assembly)
     readout = said.get("readout", readout)
     if "repeats" in said:
@@ -89,14 +103,15 @@ def _loaded(path: Path) -> nir.NIRGraph:
     try:
         with h5py.File(path, "r") as file:
             content = nir.serialization.hdf2dict(file["node"])
-    except (OSError, KeyError) as error:
-        raise DataError("a network's file must be NIR", got=f"{path} ({error})") from error
+    except DAMAGES as error:
+        raise DataError("a network's file must be NIR", got=f"{path} ({' '.join(str(error).split())})") from error
     _check_types(content, "")
     try:
         graph = nir.dict2NIRNode(content)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGES as error:
         raise DataError(
-            f"{path} must be a NIR file whose nodes are whole", got=f"{type(error).__name__}: {error}"
+            f"{path} must be a NIR file whose nodes are whole",
+            got=f"{type(error).__name__}: {' '.join(str(error).split())}",
         ) from error
     if not isinstance(graph, nir.NIRGraph):
         raise DataError(f"{path} must hold a NIR graph", got=type(graph).__name__)
@@ -106,15 +121,19 @@ def _loaded(path: Path) -> nir.NIRGraph:
 def _of_network(graph: nir.NIRGraph) -> dict[str, Any]:
     """What a file of ours says of its network."""
     said = said_in(graph.metadata)
+    if said.get("version", VERSION) != VERSION:
+        raise DataError(f"metadata of qsearch in a NIR file must be of version {VERSION}", got=said["version"])
     step, repeats = said.get("step", STEP), said.get("repeats", 1)
-    whole = isinstance(step, float) and step > 0 and isinstance(repeats, int) and repeats > 0
+    whole = isinstance(step, float) and 0 < step < math.inf and type(repeats) is int and repeats > 0
     if said and not (whole and said.get("readout") in get_args(Readout)):
         raise DataError("metadata of qsearch in a NIR file must be whole", got=str(said))
     return said
 
 
-def _check_types(content: dict[str, Any], name: str) -> None:
+def _check_types(content: Any, name: str) -> None:
     """Raise unless all nodes are of known types; graphs' shapes are checked here, later, and not by nir."""
+    if not isinstance(content, dict) or not isinstance(content.get("nodes", {}), dict):
+        raise DataError(f"node {name!r} of a NIR file must be a group, and so must its nodes", got="a number or a text")
     kind = content.get("type")
     if kind not in nir_nodes.KNOWN:
         raise DataError(
@@ -153,8 +172,22 @@ def _assembled(drawing: nir_graph.Drawing, reading: nir_nodes.Reading) -> Assemb
         raise DataError("a NIR graph must have nodes between its Input and its Output", got="none")
     shape = drawing.nodes[entry].input_type.get("input")
     if shape is not None:
-        _check_shapes(found, tuple(int(extent) for extent in np.atleast_1d(shape)), shapes)
+        _check_shapes(found, _extents(shape), shapes)
     return found
+
+
+def _extents(shape: Any) -> tuple[int, ...]:
+    """The shape that an Input says.
+
+    Raises:
+        DataError: it is none, or too large.
+    """
+    found = np.atleast_1d(shape)
+    whole = found.dtype.kind in "iuf" and found.ndim == 1 and found.size > 0 and bool(np.all(found == np.floor(found)))
+    extents = tuple(int(extent) for extent in found) if whole and np.isfinite(found).all() else ()
+    if not extents or min(extents) < 1 or math.prod(extents) > MOST_INPUTS:
+        raise DataError(f"an Input must have a shape of at most {MOST_INPUTS} numbers", got=f"{found.tolist()}")
+    return extents
 
 
 @torch.no_grad()
@@ -165,7 +198,7 @@ def _check_shapes(assembly: Assembly, shape: tuple[int, ...], declared: dict[str
         try:
             reached = total(found, assembly.sources[name])
             found[name] = over_time(module, reached)
-        except (RuntimeError, IndexError, ValueError, DataError) as error:
+        except (QSearchError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise DataError(f"node {name!r} must take what reaches it", got=" ".join(str(error).split())) from error
         if name in declared and declared[name] != tuple(found[name].shape[2:]):
             raise DataError(

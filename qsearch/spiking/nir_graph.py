@@ -56,7 +56,8 @@ def drawn(graph: nir.NIRGraph) -> Drawing:
     """A graph with its nested graphs opened and its recurrent weights at their neurons.
 
     Raises:
-        DataError: an edge to a node that is not there; no Input or Output, or several.
+        DataError: an edge to a node that is not there; no Input or Output, or several; a node of the name that one of a
+            nested graph has once that is opened.
     """
     drawing = Drawing()
     _open(graph, "", drawing)
@@ -111,6 +112,8 @@ def _open(graph: nir.NIRGraph, prefix: str, drawing: Drawing) -> None:
             inner = Drawing(dict(node.nodes))
             entries[name], exits[name] = (f"{whole}.{inner.only(kind)}" for kind in (nir.Input, nir.Output))
             _open(node, f"{whole}.", drawing)
+        elif whole in drawing.nodes:
+            raise DataError("nodes of a NIR graph, and of those within it, must have different names", got=repr(whole))
         else:
             drawing.nodes[whole] = node
     for edge in graph.edges:

@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qsearch.errors import ConfigError, DataError, nearest
+from qsearch.errors import DataError, QSearchError, nearest
 from qsearch.spiking.assembly import Array, constant
 from qsearch.spiking.delayed import DelayedNeuron, DelayedRecurrentNeuron
 from qsearch.spiking.neurons import Integrator, Neuron, RecurrentNeuron, Reset
-from qsearch.spiking.nir_said import restore, said_in
+from qsearch.spiking.nir_said import checked, restore, said_in
+from qsearch.spiking.pooling import summed
 from qsearch.spiking.rescale import Rescale, Weighted, taken_in_before
 
 Parts = list[tuple[str, nn.Module]]
@@ -46,16 +47,20 @@ class Reading:
         step: Δt in the unit of its time constants.
         reset, several: see :class:`~qsearch.spiking.neurons.Neuron`.
         delayed: whether a reset by subtraction waits for the next step (:mod:`qsearch.spiking.delayed`).
+        mean: whether a mean of pooled values stays one, as what quantises it has a scale for it.
+        exact: whether leaks that files say beside time constants hold: they are those of the step.
     """
 
     step: float
     reset: Reset
     several: bool
     delayed: bool = False
+    mean: bool = False
+    exact: bool = False
 
     def of(self, said: Mapping[str, Any]) -> Reading:
         """This, but for what a file says of a node itself."""
-        return replace(self, **{key: said[key] for key in ("reset", "several", "delayed") if key in said})
+        return replace(self, **{key: said[key] for key in ("reset", "several", "delayed", "mean") if key in said})
 
 
 def parts_of(name: str, node: nir.NIRNode, reading: Reading, recurrent: nir.NIRNode | None = None) -> Parts:
@@ -75,15 +80,25 @@ def parts_of(name: str, node: nir.NIRNode, reading: Reading, recurrent: nir.NIRN
             fix=nearest(type(node).__name__, _MAKERS),
         )
     try:
-        said = said_in(node.metadata)
+        check_numbers(node)
+        said = checked(said_in(node.metadata))
         reading = reading.of(said)
         found = make(node, reading) if recurrent is None else _recurrent(node, recurrent, reading)
         for _, module in found:
             if isinstance(module, Integrator) and said:
-                restore(module, said)
+                restore(module, said, exact=reading.exact)
         return found
-    except (DataError, ConfigError, ValueError, TypeError, IndexError) as error:
-        raise DataError(f"node {name!r} of type {type(node).__name__} cannot be read", got=str(error)) from error
+    except (QSearchError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"node {name!r} of type {type(node).__name__} cannot be read", got=" ".join(str(error).split())
+        ) from error
+
+
+def check_numbers(node: nir.NIRNode) -> None:
+    """Raise DataError where a parameter has a part that is no real number."""
+    for key, values in vars(node).items():
+        if isinstance(values, np.ndarray) and (values.dtype.kind == "c" or np.any(values != values)):
+            raise DataError(f"{key} must be real numbers", got="complex ones" if values.dtype.kind == "c" else "NaN")
 
 
 def declared_shape(node: nir.NIRNode) -> tuple[int, ...] | None:
@@ -119,12 +134,14 @@ def _conv(node: Any, reading: Reading) -> Parts:
 
 
 def _pool(node: Any, reading: Reading) -> Parts:
-    kernel = _extents(node.kernel_size, 2)
     kind: Any = nn.AvgPool2d
-    pool = kind(kernel, _extents(node.stride, 2), _extents(node.padding, 2), divisor_override=1)
-    if isinstance(node, nir.SumPool2d):
+    pool = kind(*(_extents(size, 2) for size in (node.kernel_size, node.stride, node.padding)))
+    if reading.mean:
         return [("", pool)]
-    return [("", pool), ("_mean", Rescale(1 / (kernel[0] * kernel[1])))]
+    divisor = summed(pool)
+    if divisor is None or isinstance(node, nir.SumPool2d):
+        return [("", pool)]
+    return [("", pool), ("_mean", Rescale(1 / divisor))]
 
 
 def _flatten(node: Any, reading: Reading) -> Parts:
@@ -198,7 +215,7 @@ def _leak(tau: Array, reading: Reading) -> Tensor | float | None:
         raise DataError(
             f"its time constants must be at least a step, {reading.step:g}",
             got=f"{np.min(tau):g}",
-            fix="say how long a step is in their unit with step=",
+            fix="say how long a step is in their unit by 'step'; snntorch writes files of 1e-4",
         )
     found = constant(np.maximum(1 - reading.step / tau, 0))
     return None if isinstance(found, float) and found == 1 else found
@@ -234,14 +251,23 @@ def _biased(bias: Array | None) -> bool:
 
 
 def _filled(layer: nn.Module, weight: Array, bias: Array | None) -> nn.Module:
-    found: dict[str, Tensor] = {"weight": torch.tensor(np.asarray(weight, dtype=np.float32))}
+    found: dict[str, Tensor] = {"weight": _single(weight)}
     if bias is not None and _biased(bias):
-        found["bias"] = torch.tensor(np.asarray(bias, dtype=np.float32))
+        found["bias"] = _single(bias)
     try:
         layer.load_state_dict(found)
     except RuntimeError as error:
         raise DataError("weight and bias must fit", got=" ".join(str(error).split())) from error
     return layer
+
+
+def _single(values: Array) -> Tensor:
+    """Values in float32, all finite."""
+    with np.errstate(over="ignore"):
+        found = torch.tensor(np.asarray(values, dtype=np.float32))
+    if not bool(found.isfinite().all()):
+        raise DataError("weights and biases must be finite in float32", got="some that are not")
+    return found
 
 
 _MAKERS: dict[str, Callable[[Any, Reading], Parts]] = {

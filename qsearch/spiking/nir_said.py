@@ -2,8 +2,9 @@
 
 Other tools pass over it. Of the graph: ``version``, ``step`` (Δt in s), ``readout``, and ``repeats``, the steps in each of
 which the network takes the same input, where it does. Of a neuron: ``reset``, ``several``, ``delayed``
-(:mod:`qsearch.spiking.delayed`), ``leak`` (λ, which a time constant in float32 gives to rounding only) and ``grids``, its
-registers in fixed point: register → bits, exponent, and the fewest of a constant. Of any node whatever its writer adds.
+(:mod:`qsearch.spiking.delayed`), ``leak`` (λ, which a time constant in float32 gives to rounding only; of the step that the
+graph says) and ``grids``, its registers in fixed point: register → bits, exponent, and the fewest of a constant. Of pooling
+``mean``, where its means must not move into the weights behind it. Of any node whatever its writer adds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from qsearch.errors import DataError
 from qsearch.spiking.delayed import DelayedNeuron
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid
-from qsearch.spiking.neurons import Constant, Grids, Integrator, Neuron
+from qsearch.spiking.neurons import Grids, Integrator, Neuron
 
 KEY, VERSION = "qsearch", 1
 
@@ -34,7 +35,7 @@ def said_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: ours, but damaged.
     """
-    text = metadata.get(KEY)
+    text = metadata.get(KEY) if isinstance(metadata, Mapping) else None
     if text is None:
         return {}
     try:
@@ -44,6 +45,21 @@ def said_in(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError("metadata of qsearch in a NIR file must be a JSON object", got=found)
     return found
+
+
+def checked(said: dict[str, Any]) -> dict[str, Any]:
+    """What was said of a node, if it is of the types that it must be of.
+
+    Raises:
+        DataError: it is not.
+    """
+    for key, kind in (("reset", str), ("several", bool), ("delayed", bool), ("mean", bool), ("grids", dict)):
+        if key in said and not isinstance(said[key], kind):
+            raise DataError(f"{key} in metadata of qsearch must be of type {kind.__name__}", got=said[key])
+    for name, register in said.get("grids", {}).items():
+        if not isinstance(register, dict) or any(type(value) is not int for value in register.values()):
+            raise DataError(f"register {name!r} in metadata of qsearch must be whole numbers", got=register)
+    return said
 
 
 def said_of(module: Integrator) -> dict[str, Any]:
@@ -59,15 +75,15 @@ def said_of(module: Integrator) -> dict[str, Any]:
     return found | ({"grids": grids} if grids else {})
 
 
-def restore(module: Integrator, said: Mapping[str, Any]) -> None:
-    """Give a neuron the leak and the registers that were said of it.
+def restore(module: Integrator, said: Mapping[str, Any], *, exact: bool) -> None:
+    """Give a neuron the registers that were said of it, and if exact the leak too.
 
     Raises:
         DataError: what was said makes no sense.
     """
     try:
-        if "leak" in said and module.leak is not None:
-            module.leak = Constant(torch.tensor(said["leak"], dtype=torch.float32))
+        if exact and "leak" in said and module.leak is not None:
+            module.leak = Integrator(torch.tensor(said["leak"], dtype=torch.float32)).leak
         grids = said.get("grids", {})
         module.grids = Grids(
             StateGrid(**grids["state"]) if "state" in grids else None,

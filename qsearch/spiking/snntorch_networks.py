@@ -27,17 +27,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from qsearch.errors import DataError, PluginError
 from qsearch.spiking.assembly import Assembly, absorb, constant
+from qsearch.spiking.chain import fold
 from qsearch.spiking.delayed import DelayedNeuron, DelayedRecurrentNeuron
 from qsearch.spiking.graph import INPUT, wired
 from qsearch.spiking.network import Readout, SpikingNetwork
 from qsearch.spiking.neurons import Integrator, Neuron, RecurrentNeuron
+from qsearch.spiking.pooling import summed
 from qsearch.spiking.rescale import Rescale, Weighted
 
 try:
@@ -101,25 +101,20 @@ def _parts(name: str, module: nn.Module) -> Parts:
 
 def _take_in(found: Assembly, name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     """Have the weights before a normalisation take it in."""
-    before = found.outputs[0]
-    layer = found.modules.get(before)
+    layer = found.modules.get(found.outputs[0])
     if not isinstance(layer, Weighted) or module.running_mean is None:
         raise DataError(
             f"normalisation {name!r} must stand behind a weight, with statistics of its own",
             got=type(layer).__name__ if module.running_mean is not None else "no running statistics",
         )
-    fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-    found.modules[before] = fuse(layer.eval(), copy.deepcopy(module).eval()).train(module.training)
+    fold(layer, module)
 
 
 def _pooled(module: nn.AvgPool2d) -> Parts:
     """Sums, and what makes means of them."""
     pool = copy.deepcopy(module)
-    if module.ceil_mode or not module.count_include_pad:
-        return [("", pool)]  # windows are of different sizes
-    pool.divisor_override = 1
-    extents = np.broadcast_to(np.asarray(module.kernel_size), (2,))
-    return [("", pool), ("_mean", Rescale(1 / (module.divisor_override or int(extents.prod()))))]
+    divisor = summed(pool)
+    return [("", pool)] if divisor is None else [("", pool), ("_mean", Rescale(1 / divisor))]
 
 
 def _check_options(name: str, module: Any) -> None:

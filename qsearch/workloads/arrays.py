@@ -44,7 +44,7 @@ def read_archive(path: Path, names: Sequence[str]) -> list[Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return [archive[name] for name in names]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} must be a NumPy archive with {', '.join(names)}",
             got=f"{type(error).__name__}: {error}",

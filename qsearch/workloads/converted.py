@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from qsearch.files import cache_folder
 from qsearch.protocols import Augmenting, Workload
 from qsearch.quantize.copies import duplicate, evaluation_copy
 from qsearch.registry import PluginOptions
-from qsearch.spiking.conversion import Conversion, convert
+from qsearch.spiking.conversion import Balancing, Conversion, Last, Per, convert
 from qsearch.spiking.neurons import Reset
 from qsearch.workloads.base import Samples
 from qsearch.workloads.files import is_file
@@ -70,13 +70,13 @@ class Converted:
 
         workload: str
         options: dict[str, Any] = Field(default_factory=dict)
-        steps: int = Field(default=5, ge=1)
-        balancing: Literal["max", "percentile"] = "percentile"
+        steps: int = Field(default=5, ge=1, le=10_000)
+        balancing: Balancing = "percentile"
         percentile: float = Field(default=99.9, gt=0, le=100)
-        per: Literal["layer", "channel"] = "channel"
+        per: Per = "channel"
         leak: float | None = Field(default=None, ge=0, le=1)
         reset: Reset = "subtract"
-        last: Literal["integrate", "spike"] = "integrate"
+        last: Last = "integrate"
         epochs: int = Field(default=0, ge=0)
         rate: float = Field(default=1e-3, gt=0)
         batch_size: int = Field(default=100, ge=2)
@@ -170,8 +170,8 @@ class Converted:
 
     def _key(self, converted: nn.Module, samples: Samples) -> str:
         """What the weights after fine-tuning depend on, as twelve digits."""
-        settings = self.options.model_dump_json(exclude={"options"})
-        total = hashlib.sha256(json.dumps([settings, _TRAINING_VERSION, _code(self.source)]).encode())
+        settings = [self.options.model_dump_json(), _TRAINING_VERSION, _code(self.source)]
+        total = hashlib.sha256(json.dumps(settings).encode())
         parts: Mapping[str, Tensor] = {**converted.state_dict(), "inputs": samples.inputs, "targets": samples.targets}
         for name, value in parts.items():
             total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -179,8 +179,8 @@ class Converted:
         return total.hexdigest()[:12]
 
 
-_TRAINING_VERSION = 1
-"""Raised whenever fine-tuning changes in a way that options do not show."""
+_TRAINING_VERSION = 2
+"""Raised whenever fine-tuning, or this key, changes in a way that options do not show."""
 
 
 def _code(source: Workload) -> list[str]:

@@ -58,7 +58,7 @@ class DigitsSpiking(SpikingTrainedWorkload):
         """
 
         coding: Coding = "rate"
-        steps: int = Field(default=8, ge=1)
+        steps: int = Field(default=8, ge=1, le=10_000)
         calibration: int = Field(default=256, ge=10, le=TRAIN - 10)
 
     def __init__(self, options: Options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,12 @@ from qsearch.workloads.events import (
     Sensor,
     chosen_binning,
     frames_of,
-    last_time,
 )
+
+log = logging.getLogger(__name__)
+
+MOST_MS = 1e9
+"""Of a bin or a recording: eleven days, so that times in µs are numbers."""
 
 
 class EventOptions(PluginOptions):
@@ -37,16 +42,16 @@ class EventOptions(PluginOptions):
         bin_ms: width of a bin in time; the workload's own where neither it nor ``steps`` is given.
         steps: bins, instead of their width.
         duration_ms: what is binned of a recording, rounded up to whole bins; what happens later is left out. The
-            workload's own where None.
+            workload's own where None, and a warning where that leaves events out.
         polarity: "both" gives a channel to each, "merged" counts them together in one.
         calibration: recordings that calibrate, out of those that train.
         train, validation, test: recordings of each split, by class; all that are left where None.
     """
 
     data: Path | None = None
-    bin_ms: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    duration_ms: float | None = Field(default=None, gt=0)
+    bin_ms: float | None = Field(default=None, gt=0, le=MOST_MS)
+    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    duration_ms: float | None = Field(default=None, gt=0, le=MOST_MS)
     polarity: Polarity = "both"
     calibration: int = Field(default=100, ge=10)
     train: int | None = Field(default=400, ge=10)
@@ -64,13 +69,13 @@ class EventWorkload(ArrayWorkload):
     Attributes:
         sensor: extents of what is seen.
         bin_ms: width of a bin where no option says.
-        duration_ms: what is binned where no option says; None for all that happens in any of the recordings.
+        duration_ms: what is binned where no option says; known beforehand, as recordings to judge by must not decide it.
         batch_size: small, as a sample has many steps.
     """
 
     sensor: Sensor
     bin_ms: ClassVar[float]
-    duration_ms: ClassVar[float | None] = None
+    duration_ms: ClassVar[float]
     batch_size = 50
     options: EventOptions
 
@@ -88,13 +93,17 @@ class EventWorkload(ArrayWorkload):
         train, validation, test = self._shares
         calibration, _ = divide(train, self.sources[0].labels, self.options.calibration)
         self.input_shape = self.sample_shape(self.binning.shape(self.sensor))
-        taught = self._samples(self.sources[0], train)
-        return Splits(
-            taught.take(torch.from_numpy(np.searchsorted(train, calibration))),
-            self._samples(self._judging, validation),
-            self._samples(self._judging, test),
-            taught,
-        )
+        parts = ((self.sources[0], train), (self._judging, validation), (self._judging, test))
+        (taught, validated, tested), late = zip(*(self._samples(*part) for part in parts), strict=True)
+        if any(late) and self.options.duration_ms is None:
+            log.warning(
+                "%d events of %s happen after %g ms and are left out; the option 'duration_ms' says how much is seen",
+                sum(late),
+                self.name,
+                self.binning.steps * self.binning.width / US_PER_MS,
+            )
+        chosen = torch.from_numpy(np.searchsorted(train, calibration))
+        return Splits(taught.take(chosen), validated, tested, taught)
 
     def sample_shape(self, frames: tuple[int, int, int, int]) -> tuple[int, ...]:
         """Shape of a prepared input, of that of its frames (T, P, H, W); here the same."""
@@ -109,22 +118,14 @@ class EventWorkload(ArrayWorkload):
         """As the options say."""
         options = self.options
         width = self.bin_ms if options.bin_ms is None and options.steps is None else options.bin_ms
-        return chosen_binning(self._duration, options.polarity, bin_ms=width, steps=options.steps)
+        duration = self.duration_ms if options.duration_ms is None else options.duration_ms
+        return chosen_binning(round(duration * US_PER_MS), options.polarity, bin_ms=width, steps=options.steps)
 
     @property
     def _judging(self) -> RecordingSource:
         """What validation and test come from."""
         train, judging = self.sources
         return train if judging is None else judging
-
-    @cached_property
-    def _duration(self) -> int:
-        """In µs."""
-        asked = self.duration_ms if self.options.duration_ms is None else self.options.duration_ms
-        if asked is not None:
-            return round(asked * US_PER_MS)
-        train, *others = self._shares
-        return max(last_time(self.sources[0], train), last_time(self._judging, np.concatenate(others))) + 1
 
     @cached_property
     def _shares(self) -> tuple[Indices, Indices, Indices]:
@@ -145,6 +146,8 @@ class EventWorkload(ArrayWorkload):
         asked = len(there) // 2 if options.validation is None else options.validation
         return taught, *divide(there, judging.labels, asked, options.test)
 
-    def _samples(self, source: RecordingSource, chosen: Indices) -> Samples:
+    def _samples(self, source: RecordingSource, chosen: Indices) -> tuple[Samples, int]:
+        """The chosen recordings, and how many of their events are left out."""
         labels: NDArray[np.int64] = source.labels[chosen].astype(np.int64)
-        return Samples(frames_of(source, chosen, self.binning, self.sensor), torch.from_numpy(labels))
+        frames, late = frames_of(source, chosen, self.binning, self.sensor)
+        return Samples(frames, torch.from_numpy(labels)), late

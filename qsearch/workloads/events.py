@@ -16,7 +16,8 @@ events, it does not tell whether there was one: uint8 (T, P, H, W), or (T, 1, H,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -33,7 +34,7 @@ GREATEST_COUNT = 255
 """Events in a bin that a frame can hold."""
 MOST_BYTES = 2 * 2**30
 """Of the frames of a split: a loader makes four times as many of them, in float."""
-US_PER_MS = 1000
+US_PER_MS, US_PER_S = 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def framed(recording: Recording, binning: Binning, sensor: Sensor) -> NDArray[np
     step = recording.t[:events].astype(np.int64) // binning.width
     polarity = recording.p[:events].astype(np.int64) if binning.polarity == "both" else np.zeros(events, np.int64)
     place = np.ravel_multi_index((step, polarity, recording.y[:events], recording.x[:events]), shape)
-    counts = np.bincount(place, minlength=int(np.prod(shape)))
+    counts = np.bincount(place, minlength=math.prod(shape))
     if counts.max() > GREATEST_COUNT:
         raise DataError(
             f"a bin must hold at most {GREATEST_COUNT} events of a pixel",
@@ -243,26 +244,23 @@ def framed(recording: Recording, binning: Binning, sensor: Sensor) -> NDArray[np
 
 def frames_of(
     source: RecordingSource, chosen: Sequence[int] | NDArray[np.int64], binning: Binning, sensor: Sensor
-) -> Tensor:
-    """Frames of the chosen recordings, uint8 (N, T, P, H, W).
+) -> tuple[Tensor, int]:
+    """Frames of the chosen recordings, uint8 (N, T, P, H, W), and how many of their events happen too late for them.
 
     Raises:
         DataError: they would take more memory than is reasonable; see :func:`framed` for the others.
     """
     shape = (len(chosen), *binning.shape(sensor))
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if size > MOST_BYTES:
         raise DataError(
             f"frames of {len(chosen)} recordings must take at most {MOST_BYTES / 2**30:g} GiB",
             got=f"{size / 2**30:.1f} GiB for shape {shape}",
             fix="take wider bins or a shorter duration, or fewer recordings",
         )
-    found = np.zeros(shape, np.uint8)
+    found, events = np.zeros(shape, np.uint8), 0
     for row, index in enumerate(chosen):
-        found[row] = framed(source.recording(int(index)), binning, sensor)
-    return torch.from_numpy(found)
-
-
-def last_time(source: RecordingSource, chosen: Iterable[int]) -> int:
-    """When the last event of these recordings happens, in µs."""
-    return max(int(source.recording(int(index)).t[-1]) for index in chosen)
+        recording = source.recording(int(index))
+        found[row] = framed(recording, binning, sensor)
+        events += len(recording.t)
+    return torch.from_numpy(found), events - int(found.sum(dtype=np.int64))

@@ -2,8 +2,8 @@
 
 Data: see :mod:`qsearch.workloads.event_files`. The 1,000 recordings of the archive come undivided: 400 train, of which 100
 calibrate, 300 validate and 300 test, by class with a fixed seed; with the folders Train and Test, as many of the official
-training recordings, and of the official test recordings. The last event of the archive is at 315.1 ms: 32 bins of 10 ms
-hold all.
+training recordings, and of the official test recordings. The last event of the archive is at 315.1 ms: 32 bins of 10 ms,
+which are the default, hold all.
 
 Network: ``cnn_sinabs.nir`` of github neuromorphs/NIR, 39,584 weights, integrate-and-fire. The tool that it was trained with
 resets by subtraction and lets neurons spike several times in a step, and so does the default here; NIR does not say. Its
@@ -15,13 +15,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from qsearch.errors import DataError
 from qsearch.spiking.neurons import Reset
 from qsearch.workloads.event_files import CLASSES, SENSOR, nmnist_places, read_nmnist
 from qsearch.workloads.event_workload import EventOptions, EventWorkload
-from qsearch.workloads.events import Binning, RecordingSource
+from qsearch.workloads.events import US_PER_S, Binning, RecordingSource
 from qsearch.workloads.files import data_roots, find, warn_unless_published
 
 NETWORK = "cnn_sinabs.nir"
@@ -36,6 +37,7 @@ class Nmnist(EventWorkload):
     classes = CLASSES
     sensor = SENSOR
     bin_ms = 10
+    duration_ms = 320
 
     class Options(EventOptions):
         """Options of the workload, beside those of :class:`EventOptions`.
@@ -44,11 +46,14 @@ class Nmnist(EventWorkload):
             network: a NIR file instead of the public one; it takes frames (2, 34, 34), or (1, 34, 34) of merged polarities.
             reset: what a spike leaves of a state, which NIR does not say: the state less its threshold, or zero.
             several: whether a neuron may spike several times in a step.
+            step: Δt of a network whose neurons leak, in the unit of the file's time constants, which NIR has in seconds;
+                what the file says if None, else the width of a bin. A file of snntorch's is one of 10⁻⁴, and says not.
         """
 
         network: Path | None = None
         reset: Reset = "subtract"
         several: bool = True
+        step: float | None = Field(default=None, gt=0, le=1e9)
 
     def __init__(self, options: Options) -> None:
         self.options: Nmnist.Options = options
@@ -67,7 +72,14 @@ class Nmnist(EventWorkload):
         from qsearch.spiking.nir_files import read_network  # an optional package
 
         path = self._public() if self.options.network is None else self.options.network.expanduser()
-        network = read_network(path, reset=self.options.reset, several=self.options.several, readout="mean")
+        network = read_network(
+            path,
+            reset=self.options.reset,
+            several=self.options.several,
+            readout="mean",
+            step=self.options.step,
+            unsaid=self.binning.width / US_PER_S,
+        )
         self._check_fits(network, path)
         return network
 

@@ -13,18 +13,13 @@ class SpikingTrainedWorkload(TrainedWorkload):
     """A workload whose neurons learn leaks and thresholds with the weights; see :class:`TrainedWorkload`."""
 
     def taught(self) -> nn.Module:
-        """The network, trained by the recipe; before each step, constants are brought back to where they make sense."""
-        hooks = []
-
-        def build() -> nn.Module:
-            network = self.build()
-            hooks.append(network.register_forward_pre_hook(lambda module, _: constrain(module)))
-            return network
-
-        network = fit(
-            build, self.lessons(), self.recipe, self.options.seed, loss=self.training_loss(), prepare=self.prepare
+        """The network, trained by the recipe; after each step, constants are brought back to where they make sense."""
+        return fit(
+            self.build,
+            self.lessons(),
+            self.recipe,
+            self.options.seed,
+            loss=self.training_loss(),
+            prepare=self.prepare,
+            after_step=constrain,
         )
-        for hook in hooks:
-            hook.remove()
-        constrain(network)  # the last step may have moved them too
-        return network

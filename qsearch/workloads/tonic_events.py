@@ -11,7 +11,7 @@ neural networks*, 2020 (20 classes, 8,156 and 2,264 recordings of 700 channels).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,17 +39,20 @@ class TonicRecordings:
     Attributes:
         dataset: its items are (events with fields x, t, p and maybe y, class).
         labels: int64 (N,).
+        order: places in the data set, (N,).
         sensor: what the events must lie within, once their places are divided by ``shrinking``.
     """
 
     dataset: Any
     labels: NDArray[np.int64]
+    order: Sequence[int]
     sensor: Sensor
     shrinking: int = 1
 
     def recording(self, index: int) -> Recording:
         """One of them, in the order of time; see :class:`qsearch.workloads.events.RecordingSource`."""
-        events, _ = self.dataset[index]
+        events, _ = self.dataset[self.order[index]]
+        # tonic gives the events as they are stored and promises no order of time
         events = events[np.argsort(events["t"], kind="stable")]
         x, t = (events[field].astype(np.int64) for field in ("x", "t"))
         y = events["y"].astype(np.int64) if "y" in events.dtype.names else np.zeros_like(x)
@@ -146,8 +149,10 @@ class DvsGesture(TonicWorkload):
         self.sensor = Sensor(side, side)
 
     def source(self, dataset: Any) -> RecordingSource:
-        """Recordings in coarser pixels."""
-        return TonicRecordings(dataset, np.asarray(dataset.targets, np.int64), self.sensor, self.options.shrinking)
+        """Recordings in coarser pixels, by the names of their files: tonic has them as the file system lists them."""
+        order = sorted(range(len(dataset)), key=lambda index: Path(dataset.data[index]).parts)
+        labels = np.asarray(dataset.targets, np.int64)[order]
+        return TonicRecordings(dataset, labels, order, self.sensor, self.options.shrinking)
 
     def build(self) -> nn.Module:
         """See :func:`convolutional`."""
@@ -184,7 +189,7 @@ class SpokenDigits(TonicWorkload):
     def source(self, dataset: Any) -> RecordingSource:
         """Recordings of 700 channels."""
         labels = [int(dataset[index][1]) for index in range(len(dataset))]
-        return TonicRecordings(dataset, np.asarray(labels, np.int64), self.sensor)
+        return TonicRecordings(dataset, np.asarray(labels, np.int64), range(len(dataset)), self.sensor)
 
     def sample_shape(self, frames: tuple[int, int, int, int]) -> tuple[int, ...]:
         """(T, 700)."""

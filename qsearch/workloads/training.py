@@ -80,12 +80,14 @@ def fit(
     *,
     loss: Loss | None = None,
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+    after_step: Callable[[nn.Module], None] = lambda network: None,
 ) -> nn.Module:
     """A network from ``build``, trained on ``samples``, in evaluation mode; the same for the same seed.
 
     Args:
         loss: what to minimise; the cross-entropy with the recipe's smoothing where None.
         prepare: stored inputs of a batch → inputs of the network.
+        after_step: what is done to the network then.
     """
     minimised = loss or partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -102,6 +104,7 @@ def fit(
                 minimised(network(inputs), batch.targets).backward()  # type: ignore[no-untyped-call]  # torch leaves it
                 optimiser.step()
                 schedule.step()
+                after_step(network)
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]  # as above
 
 

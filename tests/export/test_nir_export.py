@@ -152,6 +152,28 @@ def test_a_network_that_repeats_its_input(tmp_path: Path) -> None:
     assert exported.agreement.largest == 0
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_means_stay_means_where_inputs_behind_them_are_quantised(size: int, tmp_path: Path) -> None:
+    """Their scales are those of means, of inputs and of spikes."""
+    torch.manual_seed(5)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        pool=nn.AvgPool2d(size, 1),
+        conv=nn.Conv2d(2, 4, 3, padding=1),
+        fire=Neuron(0.3),
+        shrink=nn.AvgPool2d(size),
+        flat=nn.Flatten(),
+        last=nn.Linear(4 * ((7 - size) // size) ** 2, 3),
+        end=Integrator(),
+    )
+    made = Made(SpikingNetwork(layers, "last").eval(), torch.rand(SAMPLES, STEPS, 2, 6, 6))
+    assert {"conv.input", "last.input"} < set(made.network.sites)
+    deployment = made.deploy(BitAssignment(dict.fromkeys(made.network.sites, 5)))
+    FORMATS[0].write(deployment, tmp_path / "network.nir")
+    expected = outputs(made.network, made.data)
+    assert expected.abs().sum() > 0
+    assert torch.equal(outputs(FORMATS[0].load(tmp_path / "network.nir", deployment), made.data), expected)
+
+
 def test_networks_that_are_not_spiking_are_refused(tmp_path: Path) -> None:
     made = Made(nn.Sequential(nn.Linear(4, 3)), torch.rand(SAMPLES, 4))
     with pytest.raises(ConfigError, match=r"'nir' holds spiking networks; got Sequential; try onnx, safetensors"):

@@ -324,7 +324,17 @@ def test_channels_that_are_mixed_need_one_threshold() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"steps": 0}, "at least one step; got 0"), ({"percentile": 0.0}, r"within \(0, 100\]")],
+    [
+        ({"steps": 0}, "at least one step; got 0"),
+        ({"percentile": 0.0}, r"within \(0, 100\]"),
+        ({"leak": 2.0}, r"leak must be within \[0, 1\]; got 2\.0"),
+        ({"leak": float("nan")}, r"leak must be within \[0, 1\]; got nan"),
+        ({"per": "chanel"}, "unknown per 'chanel'; .*channel"),
+        ({"balancing": "mean"}, "unknown balancing 'mean'"),
+        ({"last": "spikes"}, "unknown last 'spikes'; .*spike"),
+        ({"reset": "none"}, "unknown reset 'none'"),
+        ({"surrogate": "box"}, "unknown surrogate 'box'"),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qsearch.errors import ConfigError, DataError, SpaceError
+from qsearch.spiking.delayed import DelayedNeuron, DelayedRecurrentNeuron
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid, leak_grid, threshold_grid
 from qsearch.spiking.neurons import Grids, Integrator, Neuron, RecurrentNeuron, Reset
 from qsearch.testing.spiking import IntegerNeuron, assert_integer_exact, integer_neuron
@@ -405,3 +406,52 @@ def test_constants_that_are_not_the_neurons(shape: tuple[int, ...]) -> None:
 def test_bad_neurons(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Neuron(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("grids", "most"),
+    [
+        (Grids(threshold=ConstantGrid(4, -4, fewest=1)), 15 / 16),
+        (Grids(StateGrid(5, -3)), 15 / 8),
+        (Grids(StateGrid(5, -5), None, ConstantGrid(4, -4, fewest=1)), 15 / 32),
+        (Grids(), 7.0),
+    ],
+)
+def test_thresholds_stay_within_their_registers(grids: Grids, most: float) -> None:
+    """And have gradients there, with which they may go down again."""
+    neuron = Neuron(0.4)
+    neuron.grids = grids
+    neuron.threshold.weight.data.fill_(7.0)
+    neuron.constrain()
+    assert float(neuron.threshold.weight.detach()) == most
+    neuron(torch.full((1, 9, 1), most * 0.6)).sum().backward()
+    assert neuron.threshold.weight.grad is not None
+    assert float(neuron.threshold.weight.grad) != 0
+
+
+@pytest.mark.parametrize("reset", get_args(Reset))
+def test_charges_are_states_before_their_reset(reset: Reset) -> None:
+    neuron = Neuron(1.0, 0.5, reset=reset).requires_grad_(False)
+    currents = torch.tensor([[0.75, 1.0, 0.5]])[..., None]
+    after = {"subtract": 0.375, "zero": 0.0}[reset]
+    expected = torch.tensor([0.75, 1.375, 0.5 * after + 0.5])
+    assert torch.equal(torch.cat(list(neuron.charges(currents))).flatten(), expected)
+    neuron.grids = Grids(StateGrid(8, -4))
+    assert torch.equal(torch.cat(list(neuron.charges(currents))).flatten(), (expected * 16).round() / 16)
+
+
+def test_currents_by_keyword_reach_hooks_by_position() -> None:
+    seen = []
+    neuron = Neuron(1.0)
+    neuron.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    currents = torch.rand(2, 3, 4)
+    assert torch.equal(neuron(currents=currents), neuron(currents))
+    assert all(torch.equal(part, currents) for part in seen)
+    assert len(seen) == 2
+
+
+def test_a_reset_to_zero_does_not_wait() -> None:
+    with pytest.raises(ConfigError, match="only a reset by subtraction can wait"):
+        DelayedNeuron(1.0, 0.5, reset="zero")
+    with pytest.raises(ConfigError, match="only a reset by subtraction can wait"):
+        DelayedRecurrentNeuron(nn.Linear(3, 3), 1.0, 0.5, reset="zero")

@@ -378,6 +378,16 @@ LIF_TO_5 = nir.LIF(np.ones(4), np.ones(4), np.zeros(4), np.ones(4), np.full(4, 0
         ({"n": nir.IF(np.ones(4), -np.ones(4), np.zeros(4))}, "'n' of type IF cannot be read; got thresholds must be above 0"),
         ({"w": nir.Affine(np.ones((4, 3)), np.ones(3))}, "'w' of type Affine cannot be read"),
         ({"w": nir.Linear(np.ones((2, 4, 3)))}, "two axes"),
+        ({"w": nir.Linear(np.full((4, 3), np.nan))}, "'w' of type Linear .* weight must be real numbers; got NaN"),
+        ({"w": nir.Linear(np.full((4, 3), 1j))}, "weight must be real numbers; got complex"),
+        ({"w": nir.Linear(np.full((4, 3), np.inf))}, "'w' of type Linear .* must be finite in float32"),
+        ({"w": nir.Linear(np.full((4, 3), 1e300))}, "must be finite in float32"),
+        ({"w": nir.Affine(np.ones((4, 3)), np.full(4, np.inf))}, "must be finite in float32"),
+        ({"n": nir.IF(np.full(4, np.nan), np.ones(4), np.zeros(4))}, "'n' of type IF .* r must be real numbers; got NaN"),
+        ({"n": nir.IF(np.full(4, np.inf), np.ones(4), np.zeros(4))}, "'n' of type IF .* must be finite; got inf"),
+        ({"input": nir.Input(np.array([-3]))}, r"Input must have a shape of at most 67108864 numbers; got \[-3\]"),
+        ({"input": nir.Input(np.array([10**14]))}, r"Input must have a shape .* got \[100000000000000\]"),
+        ({"input": nir.Input(np.array([2.5]))}, r"Input must have a shape .* got \[2\.5\]"),
     ],
 )  # fmt: skip
 def test_graphs_that_cannot_run_are_refused_in_a_line(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -511,3 +521,43 @@ def test_what_snntorch_writes_of_recurrent_neurons(tmp_path: Path) -> None:
         expected = torch.stack([network(step) for step in inputs.unbind(1)], 1).sum(1)
         assert expected.sum() > 20
         assert torch.equal(ours(inputs), expected)
+
+
+def test_nodes_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Of a graph within the graph, once it is opened, and beside it."""
+    n = Drawn(1)
+    ends = {"input": nir.Input(np.array([2])), "output": nir.Output(np.array([2]))}
+    inner = nir.NIRGraph({**ends, "w": n.affine(2, 2)}, [("input", "w"), ("w", "output")], type_check=False)
+    edges = [("input", "g"), ("g", "g.w"), ("g.w", "output")]
+    for middle in ({"g": inner, "g.w": n.affine(2, 2)}, {"g.w": n.affine(2, 2), "g": inner}):
+        with pytest.raises(DataError, match=r"must have different names; got 'g\.w'"):
+            read_network(written(nir.NIRGraph({**ends, **middle}, edges, type_check=False), tmp_path))
+
+
+@pytest.mark.parametrize("place", ["node", "node/nodes", "node/nodes/w"])
+def test_numbers_in_the_place_of_groups_are_refused(place: str, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = written(edited(), tmp_path)
+    with h5py.File(path, "a") as file:
+        del file[place]
+        file[place] = 3
+    with pytest.raises(DataError) as refused:
+        read_network(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_damaged_files_are_refused_in_a_line_or_read(tmp_path: Path) -> None:
+    """Cut, or with bytes changed."""
+    path = written(edited(), tmp_path)
+    content, random, told = path.read_bytes(), np.random.default_rng(0), []
+    for attempt in range(90):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        places = random.integers(0, len(content), (1, 5, 50)[attempt % 3])
+        damaged[places] = random.integers(0, 256, len(places))
+        path.write_bytes(damaged[: random.integers(len(content)) if attempt % 2 else None].tobytes())
+        try:
+            read_network(path)
+        except DataError as error:
+            told.append(str(error))
+    assert len(told) > 45
+    assert not any("\n" in line for line in told)

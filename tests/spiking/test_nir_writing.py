@@ -262,7 +262,15 @@ def test_damaged_metadata_are_refused(said: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("said", ["{", '{"step": 0.0}', '{"step": "1"}', '{"readout": "most"}', '{"repeats": 0}'])
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("{", '{"step": 0.0}', '{"step": "1"}', '{"readout": "most"}', '{"repeats": 0}'),
+        '{"readout": "sum", "step": Infinity}',
+        '{"readout": "sum", "step": 1e-4, "version": 2}',
+        '{"readout": "sum", "step": 1e-4, "repeats": true}',
+    ],
+)
 def test_damaged_metadata_of_a_network_are_refused(said: str, tmp_path: Path) -> None:
     path = tmp_path / "network.nir"
     write_network(SpikingNetwork(OrderedDict(n=Neuron())), path, (2,))
@@ -291,3 +299,37 @@ def test_a_missing_package_is_named() -> None:
     told = "files need the package nir", "files need the package nir", "of snntorch need the package snntorch"
     for line, ends in zip(found.stdout.splitlines(), told, strict=True):
         assert line.endswith(f"{ends}; pip install 'qsearch[spiking]'")
+
+
+def test_leaks_and_resistances_are_of_the_same_step(tmp_path: Path) -> None:
+    """λ = 1 − Δt/τ and g = R·Δt/τ: in a fifth of the step a fifth leaks, and a fifth of the current counts."""
+    network = SpikingNetwork(OrderedDict(w=nn.Linear(4, 3), n=Neuron(1.0, 0.9)))
+    path = tmp_path / "network.nir"
+    write_network(network, path, (4,), step=1e-3)
+    as_said, shorter = read_network(path, step=1e-3), read_network(path, step=2e-4)
+    assert as_said.n.leak.weight.tolist() == network.n.leak.weight.tolist()
+    assert torch.equal(as_said.w.weight, network.w.weight)
+    assert shorter.n.leak.weight.item() == pytest.approx(0.98)
+    assert torch.allclose(shorter.w.weight, network.w.weight / 5)
+    assert read_network(path, unsaid=7.0).n.leak.weight.tolist() == network.n.leak.weight.tolist()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"leak": [5.0]}, r"leaks must be within \[0, 1\]"),
+        ({"leak": [float("nan")]}, r"leaks must be within \[0, 1\]"),
+        ({"leak": ["a"]}, "must be whole"),
+        ({"several": "no"}, "several in metadata of qsearch must be of type bool; got no"),
+        ({"delayed": 1}, "delayed in metadata of qsearch must be of type bool; got 1"),
+        ({"reset": ["zero"]}, "reset in metadata of qsearch must be of type str"),
+        ({"grids": {"threshold": {"bits": 2.5, "exponent": 0}}}, "register 'threshold' .* must be whole numbers"),
+        ({"grids": {"state": {"bits": True, "exponent": 0}}}, "register 'state' .* must be whole numbers"),
+        ({"grids": {"state": {"bits": 400, "exponent": 0}}}, r"bits of a state's register must be within 2\.\.31"),
+    ],
+)
+def test_metadata_that_make_no_sense_are_refused(said: dict[str, Any], told: str, tmp_path: Path) -> None:
+    path = tmp_path / "network.nir"
+    write_network(SpikingNetwork(OrderedDict(n=Neuron(1.0, 0.5))), path, (2,), told={"n": said})
+    with pytest.raises(DataError, match=f"'n' of type LIF cannot be read; got .*{told}"):
+        read_network(path)

@@ -171,8 +171,9 @@ def test_options_that_are_wrong_are_told() -> None:
         workload(workload="mnist-cn")
     with pytest.raises(ConfigError, match="'stepp'"):
         workload(stepp=3)
-    with pytest.raises(ConfigError, match="steps"):
-        workload(steps=0)
+    for steps in (0, 10_001):
+        with pytest.raises(ConfigError, match="steps"):
+            workload(steps=steps)
 
 
 @pytest.mark.slow
@@ -185,3 +186,43 @@ def test_a_convolutional_network_of_five_steps(mnist_data: Path) -> None:
     assert before > 0.94
     assert converted > before - 0.08
     assert after > before - 0.03
+
+
+OTHER = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from qsearch.registry import PluginOptions
+
+class Other:
+    name, metric = "other", "accuracy"
+    class Options(PluginOptions):
+        shift: float = 0.0
+        smoothing: float = 0.0
+    def __init__(self, options): self.options = options
+    def model(self):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    def calibration(self):
+        x = torch.rand(60, 4, generator=torch.Generator().manual_seed(0))
+        return DataLoader(TensorDataset(x, x.argmax(1) % 3), batch_size=20)
+    validation = test = train = calibration
+    def loss(self, output, target): return nn.functional.cross_entropy(output, target, label_smoothing=self.options.smoothing)
+    def score(self, output, target): return (output.argmax(1) == target).float()
+    def augment(self, inputs, generator): return inputs + self.options.shift * torch.rand(inputs.shape, generator=generator)
+"""
+
+
+@pytest.mark.parametrize("options", [{"smoothing": 0.9}, {"shift": 3.0}])
+def test_weights_of_other_options_of_the_other_workload_are_not_taken(
+    options: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which change its loss or how it varies inputs, and nothing of its data and its network."""
+    (tmp_path / "other.py").write_text(OTHER)
+    told: dict[str, Any] = {"workload": f"{tmp_path / 'other.py'}:Other", "epochs": 2, "rate": 0.02}
+    plain = state(workload(**told))
+    found = state(workload(**told, options=options))
+    monkeypatch.setenv("QSEARCH_CACHE", str(tmp_path / "anew"))
+    afresh = state(workload(**told, options=options))
+    assert any(not torch.equal(plain[name], afresh[name]) for name in plain)
+    torch.testing.assert_close(found, afresh, rtol=0, atol=0)

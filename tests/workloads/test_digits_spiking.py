@@ -106,7 +106,7 @@ def test_one_step_is_enough(code: Any) -> None:
     assert code(torch.ones(2, 1, 8, 8), 1).tolist() == torch.ones(2, 1, 1, 8, 8).tolist()
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"coding": "phase"}, {"calibration": 1000}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 10_001}, {"coding": "phase"}, {"calibration": 1000}])
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         create("workloads", "digits-spiking", options)

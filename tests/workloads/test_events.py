@@ -22,7 +22,6 @@ from qsearch.workloads.events import (
     chosen_binning,
     framed,
     frames_of,
-    last_time,
 )
 
 SENSOR = Sensor(height=3, width=4)
@@ -172,8 +171,8 @@ def test_recordings_are_parts_of_flat_arrays() -> None:
     assert (first.x.tolist(), first.t.tolist()) == ([0, 1], [5, 8])
     assert (second.y.tolist(), second.p.tolist(), second.t.tolist()) == ([2], [1], [2])
     assert second.name == "recording 1 of FILE"
-    assert last_time(flat(), range(2)) == 8
-    frames = frames_of(flat(), [1, 0, 1], Binning(4, 3), SENSOR)
+    frames, late = frames_of(flat(), [1, 0, 1], Binning(4, 3), SENSOR)
+    assert late == 0
     assert frames.dtype == torch.uint8
     assert frames.nonzero().tolist() == [[0, 0, 1, 2, 3], [1, 1, 0, 0, 0], [1, 2, 1, 1, 1], [2, 0, 1, 2, 3]]
 
@@ -211,8 +210,19 @@ def test_counts_that_a_byte_cannot_hold() -> None:
 def test_frames_that_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2 * 3 * 2 * 3 * 4
     monkeypatch.setattr(events, "MOST_BYTES", size)
-    assert frames_of(flat(), [0, 1], Binning(4, 3), SENSOR).numel() == size
+    assert frames_of(flat(), [0, 1], Binning(4, 3), SENSOR)[0].numel() == size
     with pytest.raises(
         DataError, match=r"frames of 2 recordings must take at most .* \(2, 4, 2, 3, 4\); take wider bins"
     ):
         frames_of(flat(), [0, 1], Binning(4, 4), SENSOR)
+
+
+def test_events_that_happen_too_late_are_counted() -> None:
+    frames, late = frames_of(flat(), [0, 1, 0], Binning(4, 2), SENSOR)
+    assert (int(frames.sum()), late) == (3, 2)
+
+
+def test_sizes_that_numbers_of_numpy_cannot_hold() -> None:
+    """2^61 steps of 24 bytes are 0 in 64 bits."""
+    with pytest.raises(DataError, match=r"must take at most 2 GiB; got \d+\.\d GiB"):
+        frames_of(flat(), [0, 1], Binning(1, 2**61), SENSOR)

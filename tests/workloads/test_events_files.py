@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import DataError
+from qsearch.workloads.arrays import read_archive
 from qsearch.workloads.event_files import (
     ARCHIVE,
     SENSOR,
@@ -150,6 +151,17 @@ def test_an_archive_that_is_cut(tmp_path: Path) -> None:
     (tmp_path / ARCHIVE).write_bytes((tmp_path / ARCHIVE).read_bytes()[:200])
     with pytest.raises(DataError, match="must be a NumPy archive with x, y, p, t_us, offsets, label"):
         read_events(tmp_path / ARCHIVE, SENSOR, 10)
+
+
+def test_an_archive_of_another_kind_of_zip(tmp_path: Path) -> None:
+    """Byte 6 of an entry of the directory is the version that it takes to unpack it."""
+    path = tmp_path / ARCHIVE
+    np.savez(path, x=np.zeros(1, np.uint8))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 76
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="must be a NumPy archive with x; got NotImplementedError: zip file"):
+        read_archive(path, ("x",))
 
 
 def test_nothing_is_there(tmp_path: Path) -> None:

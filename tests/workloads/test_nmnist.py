@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,7 @@ def test_two_constructions_draw_the_same_splits() -> None:
     ("options", "shape"),
     [
         ({}, (32, 2, 34, 34)),
+        ({"bin_ms": 1}, (320, 2, 34, 34)),
         ({"bin_ms": 30}, (11, 2, 34, 34)),
         ({"steps": 5}, (5, 2, 34, 34)),
         ({"duration_ms": 105}, (11, 2, 34, 34)),
@@ -89,7 +93,19 @@ def test_options_of_binning(options: dict[str, Any], shape: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize(
-    "options", [{"steps": 0}, {"bin_ms": 0}, {"duration_ms": -1}, {"polarity": "on"}, {"train": 5}, {"seed": 1}]
+    "options",
+    [
+        {"steps": 0},
+        {"bin_ms": 0},
+        {"bin_ms": float("inf")},
+        {"duration_ms": -1},
+        {"duration_ms": float("inf")},
+        {"duration_ms": float("nan")},
+        {"polarity": "on"},
+        {"train": 5},
+        {"seed": 1},
+        {"step": 0},
+    ],
 )
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
@@ -190,3 +206,74 @@ def test_options_reach_the_neurons() -> None:
     ]
     assert len(neurons) == 5
     assert all(neuron.reset == "zero" and not neuron.several for neuron in neurons)
+
+
+def archive(folder: Path, last: dict[int, int]) -> str:
+    """60 recordings of two events, the last of them when ``last`` says, in µs, else after 1 ms."""
+    times = np.array([[0, last.get(index, 1000)] for index in range(60)]).ravel()
+    zeros = np.zeros(120, np.uint8)
+    labels, offsets = np.arange(60) % 10, 2 * np.arange(61)
+    np.savez(folder / ARCHIVE, x=zeros, y=zeros, p=zeros, t_us=times, offsets=offsets, label=labels)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_recordings_to_judge_by_do_not_decide_what_is_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"train": 20, "validation": 20, "test": 20, "calibration": 10}
+    first = workload(data=archive(tmp_path, {}), **options)
+    late = {int(share[-1]): 900_000 for share in first._shares[1:]}
+    caplog.set_level(logging.WARNING)
+    assert first.splits.calibration.inputs.shape[1] == 32
+    assert "left out" not in caplog.text
+    second = workload(data=archive(tmp_path, late), **options)
+    assert torch.equal(second.splits.calibration.inputs, first.splits.calibration.inputs)
+    assert "2 events of nmnist happen after 320 ms and are left out; the option 'duration_ms'" in caplog.text
+    caplog.clear()
+    asked = workload(data=archive(tmp_path, late), duration_ms=900.5, **options)
+    assert asked.splits.calibration.inputs.shape[1] == 91
+    assert "left out" not in caplog.text
+
+
+def leaky(folder: Path, tau: float, said: dict[str, Any] | None = None) -> str:
+    """A NIR file of ten neurons of a time constant in s."""
+    nir = pytest.importorskip("nir")
+    ones, zeros = np.ones(10, np.float32), np.zeros(10, np.float32)
+    nodes = {
+        "input": nir.Input(np.array([2, 34, 34])),
+        "flat": nir.Flatten(np.array([2, 34, 34]), 0, 2),
+        "w": nir.Affine(np.ones((10, 2312), np.float32), zeros),
+        "n": nir.LIF(tau * ones, ones, zeros, ones, zeros),
+        "output": nir.Output(np.array([10])),
+    }
+    names = list(nodes)
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(names)), type_check=False)
+    graph.metadata = {} if said is None else {"qsearch": json.dumps(said)}
+    nir.write(folder / "leaky.nir", graph)
+    return str(folder / "leaky.nir")
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "leak"),
+    [
+        ({}, None, 0.5),
+        ({"bin_ms": 5}, None, 0.75),
+        ({"steps": 64}, None, 0.75),
+        ({"step": 0.002}, None, 0.9),
+        ({}, 0.004, 0.8),
+        ({"step": 0.002}, 0.004, 0.9),
+    ],
+)
+def test_a_step_takes_as_long_as_a_bin(
+    options: dict[str, Any], said: float | None, leak: float, tmp_path: Path
+) -> None:
+    """λ = 1 − Δt/τ, of τ = 20 ms; what an option or the file says of Δt counts before the bin."""
+    told = None if said is None else {"version": 1, "step": said, "readout": "mean"}
+    network = workload(network=leaky(tmp_path, 0.02, told), **options).model()
+    assert isinstance(network, torch.nn.Sequential)
+    (found,) = (module.leak.weight for module in network if hasattr(module, "leak"))
+    assert found.detach().numpy() == pytest.approx(leak)
+
+
+def test_time_constants_shorter_than_a_bin_name_the_option(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least a step, 0\.01; got 0\.001; say how long .* by 'step'; snntorch"):
+        workload(network=leaky(tmp_path, 0.001)).model()
