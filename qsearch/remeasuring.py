@@ -30,6 +30,7 @@ from qsearch.problem import minimised
 from qsearch.protocols import CostModel
 from qsearch.remeasured import FILE, AssignmentRecord, LayerRecord, Remeasured, write
 from qsearch.run import Run
+from qsearch.sites import idle_sites
 from qsearch.space import SPIKE_BITS
 from qsearch.trial import Cost, Trial
 
@@ -161,12 +162,11 @@ def best_trials(run: Run, top: int) -> list[Trial]:
 
 
 def _uniform(layers: Sequence[Layer]) -> BitAssignment:
-    """8 bits everywhere, but for inputs that are spikes: those have one, whatever else is chosen."""
+    """8 bits everywhere, but for spikes and leaks of one: those have one bit, whatever else is chosen."""
     kept = {layer.weight_site: UNIFORM for layer in layers}
     given = [layer for layer in layers if layer.kind not in ("embedding", "threshold")]
-    spikes = {layer.activation_site for layer in given if layer.weighted and layer.events is not None}
     inputs = {layer.activation_site: UNIFORM for layer in given}
-    return BitAssignment({**kept, **inputs, **dict.fromkeys(spikes, SPIKE_BITS)})
+    return BitAssignment({**kept, **inputs, **dict.fromkeys(idle_sites(layers), SPIKE_BITS)})
 
 
 def bits_of(layer: Layer, assignment: BitAssignment) -> Pair:

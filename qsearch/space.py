@@ -273,8 +273,17 @@ class SearchSpace:
         return self.decode(x)
 
     def reference(self, bits: int) -> BitAssignment:
-        """Every site at ``bits``, no weight overlaid, whatever the space allows: what relative budgets refer to."""
-        return BitAssignment({site.name: _plain(site.role, bits) for site in self.sites})
+        """Every site at ``bits``, no weight overlaid, whatever the space allows: what relative budgets refer to.
+
+        Spikes stay at 1 bit, and so does the leak of neurons that forget nothing.
+        """
+        whole = (SPIKE_BITS,)
+        return BitAssignment(
+            {
+                site.name: SPIKE_BITS if site.role == "leak" and site.choices == whole else _plain(site.role, bits)
+                for site in self.sites
+            }
+        )
 
     @property
     def lowest(self) -> NDArray[np.int64]:

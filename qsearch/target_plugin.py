@@ -18,10 +18,11 @@ from qsearch.errors import Failure, PluginError, QSearchError, nearest
 from qsearch.files import content_digest
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel, Target
+from qsearch.space import SPIKE_BITS
 
 T = TypeVar("T")
 
-_MODEL_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
+_MODEL_BITS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, FLOAT_BITS)
 
 
 class ModelTarget(Target):
@@ -36,9 +37,14 @@ class ModelTarget(Target):
         self.maxima = getattr(model, "maxima", frozenset())
 
     def precisions(self, layer: Layer) -> Sequence[tuple[int, int]]:
-        """Every pair of 1..8, 16 and 32 bits; whether the model answers at each shows when it is asked."""
-        inputs = (FLOAT_BITS,) if layer.kind == "embedding" else _MODEL_BITS
-        return tuple(product(_MODEL_BITS, inputs))
+        """Every pair of 1..8, 10, 12, 16 and 32 bits; whether the model answers at each shows when it is asked.
+
+        What is nobody's choice has one: no input, spikes, and the leak of neurons that forget nothing.
+        """
+        whole = layer.kind == "neuron" and not layer.constants
+        spikes = layer.weighted and layer.events is not None
+        inputs = (SPIKE_BITS,) if spikes else _MODEL_BITS if _reads(layer) else (FLOAT_BITS,)
+        return tuple(product((SPIKE_BITS,) if whole else _MODEL_BITS, inputs))
 
     def versions(self) -> Mapping[str, str]:
         """Of qsearch, and the model's options."""
@@ -47,9 +53,14 @@ class ModelTarget(Target):
     def measure(self, layer: Layer, weight_bits: int, activation_bits: int) -> Mapping[str, float]:
         """Cost of a network of this layer alone."""
         bits: dict[str, int] = {layer.weight_site: weight_bits}
-        if layer.kind != "embedding":
+        if _reads(layer):
             bits[layer.activation_site] = activation_bits
         return self._model.estimate((layer,), BitAssignment(bits)).totals
+
+
+def _reads(layer: Layer) -> bool:
+    """Whether a layer has a site for what it reads: indices and thresholds have none."""
+    return layer.kind not in ("embedding", "threshold")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ Notation (sums run over the kernels of a layer that are not pruned)
 
 ======  ================================================================================================
 ζ       spikes of an input in a forward pass, on average: events / inputs where they were measured
-        (:attr:`qsearch.layers.Layer.events`); else r·T at each use, the options ``rate`` and ``steps``
+        (:attr:`qsearch.layers.Layer.events`); else r·T at each use, the options ``rate`` and ``steps``. Where ``steps``
+        is left out, a layer of weights that is used more than once is taken for one of a network that runs in
+        time, each use a step (ζ = r·uses), and any other for one of 20 steps. A convolutional network that runs a
+        module more than once in each step is told so by ``steps``
 ρ       density: share of the weights that are not zero
 w, a    bits of a kernel's weights, bits of a spike (1 where it says only that it happened)
 s       bits of a neuron's state
@@ -37,8 +40,9 @@ Spikes are written and read again, a bits each where they are not measured. Thos
     per-event  at every synaptic operation, 2·s bits, in the layer that the spikes reach. It does not know the bits of
                those states, which are another layer's: s is the option ``state_bits`` there
 
-Layers that were not measured belong to a network without neurons, and are charged per event. What neurons compute is paid
-for at 45 nm (:mod:`qsearch.hardware.neurons`); their leaks and thresholds are read at every step.
+Layers that were not measured, and have T steps at each use, belong to a network without neurons, and are charged per event.
+Beside neurons, whose steps their uses are already, the whole network is refused; a cost of one layer cannot know. What neurons
+compute is paid for at 45 nm (:mod:`qsearch.hardware.neurons`); their leaks and thresholds are read at every step.
 
 **Layers whose input is no spikes**, as the first one's often is not, are told by ``first``. A layer cannot know whether its
 spikes were not measured or whether there are none, so that is said for the network:
@@ -80,6 +84,7 @@ import numpy as np
 from pydantic import Field
 
 from qsearch.assignment import BitArray, BitAssignment
+from qsearch.errors import ConfigError
 from qsearch.hardware import energy45nm
 from qsearch.hardware.base import Costs, VectorCostModel
 from qsearch.hardware.constants import Constant
@@ -89,10 +94,11 @@ from qsearch.hardware.neuromorphic_tables import CHIPS, ENERGY_BY_BITS
 from qsearch.hardware.neurons import state_bits, update_energy
 from qsearch.hardware.reram import ReRam
 from qsearch.hardware.storage_schemes import Scheme
-from qsearch.hardware.synapses import REFERENCE_BITS, Floats, Scaling, Summed, Synapses, summed
+from qsearch.hardware.synapses import REFERENCE_BITS, STEPS, Floats, Scaling, Summed, Synapses, summed
 from qsearch.hardware.traffic import feature_traffic
 from qsearch.layers import Layer
 from qsearch.registry import PluginOptions
+from qsearch.space import SiteBits
 from qsearch.trial import Cost
 
 log = logging.getLogger(__name__)
@@ -130,8 +136,8 @@ class Neuromorphic(VectorCostModel):
         """Samples per forward pass."""
         rate: float = Field(default=0.1, gt=0, le=1)
         """r, spikes of an input per time step, of all layers whose spikes were not measured."""
-        steps: int = Field(default=20, ge=1)
-        """T of layers whose spikes were not measured; others are used once a step."""
+        steps: int | None = Field(default=None, ge=1)
+        """T of each use of layers whose spikes were not measured; None: 20, or 1 where uses are steps; see the module."""
         density: float = Field(default=1.0, gt=0, le=1)
         """ρ, the same for all layers."""
         update: Literal["per-step", "per-event"] = "per-step"
@@ -176,7 +182,7 @@ class Neuromorphic(VectorCostModel):
         chosen = {"linear": {"reference_bits": REFERENCE_BITS}, "none": {}, "published": published}
         busy = {
             "rate": Constant(self.options.rate, "spike per step", _CHOICE),
-            "steps": Constant(self.options.steps, "1", _CHOICE),
+            "steps": Constant(self.options.steps or STEPS, "1", _CHOICE),
             "density": Constant(self.options.density, "1", _CHOICE),
             "state_bits": Constant(self.options.state_bits, "bit", _CHOICE),
             "errors": Constant(self.options.errors, "1", _CHOICE),
@@ -209,20 +215,47 @@ class Neuromorphic(VectorCostModel):
         options = self.options
         operation = f"{options.chip}: {self.chip.value:g} {self.chip.unit} ({self.chip.source})"
         memory = "memory accesses within" if self._memory_within else "memory accesses at 45 nm (QKeras)"
-        spikes = "spikes as measured, else at a rate"
-        neurons = f"neurons at 45 nm, states {options.update}"
+        memory += f", SRAM of {options.memory:,} bits"
+        structure = f"the structure that holds the weights, {options.scheme}{self._dense}"
+        cells = "" if options.first != "in-memory" else ", other inputs' in ISAAC's cells"
+        kept = f"{structure}{cells}, and constants of neurons"
+        errors = "" if options.learning == "none" else f", and errors of {options.error_bits} bits"
+        traffic = f"{structure}; {self._busy}; {self._beside}"
+        return {
+            "energy": f"{operation} {how[options.scaling]}, {memory}; {traffic}",
+            "synaptic_operations": f"{self._busy}{self._dense}{'' if options.first == 'rate' else '; of spikes alone'}",
+            "memory_traffic": traffic,
+            "size": kept,
+            "memory": f"{kept}, and their states{errors}",
+        }
+
+    @property
+    def _dense(self) -> str:
+        """ρ in words, where it is not 1."""
+        return "" if self.options.density == 1 else f", density {self.options.density:g}"
+
+    @property
+    def _busy(self) -> str:
+        """How spikes are counted, in words."""
+        options = self.options
+        steps = "" if options.steps is None else f" in {options.steps} steps a use"
+        samples = "" if options.batch == 1 else f", of {options.batch} samples"
+        return f"spikes as measured, else at a rate of {options.rate:g}{steps}{samples}"
+
+    @property
+    def _beside(self) -> str:
+        """What is beside the spikes, in words: neurons, layers that read numbers, learning."""
+        options = self.options
+        per_event = f", of {options.state_bits} bits" if options.update == "per-event" else ""
+        cached = ", cached" if options.cached else ""
         first = {
             "rate": "",
-            "digital": "; other inputs by MACs at 45 nm",
-            "in-memory": "; other inputs in ISAAC's cells",
+            "digital": f"; other inputs by MACs at 45 nm{cached}",
+            "in-memory": f"; other inputs in ISAAC's cells{cached}",
         }
-        learning = "" if options.learning == "none" else "; with learning at 45 nm"
-        structure = f"the structure that holds the weights, {options.scheme}, and constants of neurons"
-        return {
-            "energy": f"{operation} {how[options.scaling]}, {memory}; {spikes}; {neurons}{first[options.first]}{learning}",
-            "size": structure,
-            "memory": f"{structure}, and their states{'' if options.learning == 'none' else ', and errors'}",
-        }
+        learning = f"; with learning at 45 nm, errors of {options.error_bits} bits at {options.errors:g} of the outputs"
+        learns = "" if options.learning == "none" else learning
+        return f"neurons at 45 nm, states {options.update}{per_event}{first[options.first]}{learns}"
 
     @property
     def _memory_within(self) -> bool:
@@ -239,9 +272,13 @@ class Neuromorphic(VectorCostModel):
         return 0.0 if self._memory_within else self._on_chip
 
     def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
-        """See :meth:`VectorCostModel.estimate`; warns once of inputs that are no spikes, and are taken for some."""
-        others = [layer.name for layer in layers if self._unmeasured(layer)]
-        if others and self.options.first == "rate" and any(layer.neurons for layer in layers) and not self._warned:
+        """See :meth:`VectorCostModel.estimate`; warns once of inputs that are no spikes, and are taken for some.
+
+        Raises:
+            ConfigError: some of them are in a network of neurons, and their uses would be multiplied by ``steps``.
+        """
+        others = self._taken_for_spikes(layers)
+        if others and not self._warned:
             self._warned = True
             log.warning(
                 "neuromorphic takes the input of %s for spikes at a rate of %g, which it is not: "
@@ -250,6 +287,30 @@ class Neuromorphic(VectorCostModel):
                 self.options.rate,
             )
         return super().estimate(layers, assignment)
+
+    def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, Floats]:
+        """See :meth:`VectorCostModel.estimate_many`, and :meth:`estimate`."""
+        self._taken_for_spikes(layers)
+        return super().estimate_many(layers, bits)
+
+    def _taken_for_spikes(self, layers: Sequence[Layer]) -> list[str]:
+        """Names of layers of a network of neurons whose inputs are no spikes, and taken for some; one layer cannot tell.
+
+        Raises:
+            ConfigError: see :meth:`estimate`.
+        """
+        in_time = [layer.uses for layer in layers if layer.neurons]
+        if self.options.first != "rate" or not in_time:
+            return []
+        others = [layer for layer in layers if self._unmeasured(layer)]
+        for layer in others:
+            if layer.uses >= min(in_time) and (steps := self._synapses.steps_a_use(layer)) > 1:
+                raise ConfigError(
+                    "in a network of neurons each use of a layer is a step, which steps must not multiply",
+                    got=f"layer {layer.name!r}, uses: {layer.uses}, steps: {steps}",
+                    fix="set first: digital, or in-memory; or steps: 1, if its input is to be taken for spikes",
+                )
+        return [layer.name for layer in others]
 
     def layer_costs(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray) -> Costs:
         """See :meth:`VectorCostModel.layer_costs`.
@@ -298,7 +359,7 @@ class Neuromorphic(VectorCostModel):
 
     def _in_steps(self, layer: Layer) -> bool:
         """Whether a layer is known to be one of a network of neurons, which uses it once a step."""
-        return layer.events is not None or self.options.first != "rate"
+        return layer.events is not None or self.options.first != "rate" or self._synapses.steps_a_use(layer) == 1
 
     def _neurons(self, layer: Layer, weight_bits: BitArray, activation_bits: BitArray, counted: Summed) -> Costs:
         """Costs of neurons, or of their thresholds: constants are read at each step, states as ``update`` says."""
@@ -331,7 +392,7 @@ class Neuromorphic(VectorCostModel):
         options = self.options
         if options.learning == "none":
             return forward
-        steps = options.batch * layer.uses * (1 if self._in_steps(layer) else options.steps)
+        steps = options.batch * layer.uses * (1 if self._in_steps(layer) else self._synapses.steps_a_use(layer))
         learning = Learning(options.errors, options.error_bits, steps)
         outputs = layer.out_channels * layer.positions
         connected = options.density * layer.positions * layer.kernel_params

@@ -24,6 +24,9 @@ from qsearch.layers import Layer
 Scaling = Literal["linear", "none", "published"]
 Floats = NDArray[np.float64]
 
+STEPS = 20
+"""T where nothing else is asked for."""
+
 REFERENCE_BITS = Constant(8, "bit", "modelling choice: weight bits of the chip's synaptic operation [D]")
 
 
@@ -43,7 +46,7 @@ class Synapses:
         density: ρ.
         scaling: f.
         batch: samples per forward pass.
-        rate, steps: r, T of layers whose spikes were not measured.
+        rate, steps: r, T of layers whose spikes were not measured; of ``steps``, see :meth:`steps_a_use`.
     """
 
     scheme: Scheme
@@ -51,13 +54,23 @@ class Synapses:
     scaling: Scaling
     batch: int
     rate: float
-    steps: int
+    steps: int | None
 
     def spikes(self, layer: Layer) -> float:
         """ζ, times the samples."""
         if layer.events is None:
-            return self.batch * layer.uses * self.rate * self.steps
+            return self.batch * layer.uses * self.rate * self.steps_a_use(layer)
         return self.batch * layer.events * layer.uses / layer.input_elements
+
+    def steps_a_use(self, layer: Layer) -> int:
+        """T of each use of a layer whose spikes were not measured.
+
+        Where ``steps`` is None: 1 of a layer of weights that is used more than once, whose uses are taken for the steps of
+        a network of neurons; else :data:`STEPS`.
+        """
+        if self.steps is not None:
+            return self.steps
+        return 1 if layer.uses > 1 and layer.kind in ("conv", "linear") else STEPS
 
     def share(self, layer: Layer) -> float:
         """ζ·ρ, times the samples: synaptic operations for each product of a use."""

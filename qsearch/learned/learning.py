@@ -4,7 +4,7 @@
 
     homogeneous    up to mixed_from        all at the same bits: weights get used to being quantised
     mixed          up to freeze_bits_at    bits learn, every few steps, against the penalty on their cost
-    frozen         to the end              bits are settled, the weights train on at them
+    frozen         to the end              bits are settled, the weights train on at those that learned
 """
 
 from __future__ import annotations

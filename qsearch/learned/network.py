@@ -32,6 +32,7 @@ class LearningNetwork(TrainableNetwork):
 
     Only variables of two choices or more that a limited cost depends on learn; the others stand at their most bits. What
     neurons keep has no gradient by its bits, and stands where all bits would if all were lowered alike to meet the limits.
+    It stays there while the others train on at bits that are settled: what settling gives it beside them is not trained at.
     Sites that agree share what learns.
 
     Args:
@@ -41,6 +42,7 @@ class LearningNetwork(TrainableNetwork):
         scheme: how bits learn.
         family: what quantises sites whose bits do not learn.
         weight: of the penalty.
+        fill: whether bits that do not learn use up what limits leave, as in :func:`qsearch.learned.settling.evenly`.
         start: bits that all begin with, as far as their choices reach; None for ``share`` times the target.
         share: of the limit that is exceeded most, with which learning begins if ``start`` is None.
 
@@ -59,8 +61,9 @@ class LearningNetwork(TrainableNetwork):
         weight: float,
         start: float | None,
         share: float,
+        fill: bool = True,
     ) -> None:
-        learned, held = divided(space, limits)
+        learned, held = divided(space, limits, fill=fill)
         super().__init__(lessons, _assignment(space, held), family)
         self.space, self.scheme = space, scheme
         self.target = Penalty(limits, learned, held, weight)
@@ -122,7 +125,7 @@ class LearningNetwork(TrainableNetwork):
         return found
 
     def freeze(self, x: NDArray[np.int64]) -> None:
-        """Stand at the choices of an index vector, shape (D,), from now on."""
+        """Let bits that learned stand at the choices of an index vector, shape (D,), from now on; the others stay."""
         self.learn(False)
         for bits in self.bits:
             variable = bits.variable
@@ -144,11 +147,11 @@ class LearningNetwork(TrainableNetwork):
                     self._quantizers.append(learner)
 
 
-def divided(space: SearchSpace, limits: Sequence[Limit]) -> tuple[list[Variable], dict[str, int]]:
-    """Variables that learn, and the bits of the others."""
+def divided(space: SearchSpace, limits: Sequence[Limit], *, fill: bool = True) -> tuple[list[Variable], dict[str, int]]:
+    """Variables that learn, and the bits of the others; of ``fill`` see :class:`LearningNetwork`."""
     learned: list[Variable] = []
     held: dict[str, int] = {}
-    even = evenly(space, limits)
+    even = evenly(space, limits, fill=fill)
     for variable, matters in zip(space.variables, concerned(limits, space), strict=True):
         if not all(space.site(name).role in LEARNABLE for name in variable.sites):
             held[variable.name] = variable.choices[even[variable.start]]

@@ -142,7 +142,7 @@ class LearnedSearcher(Searcher, ABC):
 
     def _learned(self, oracle: Oracle, lessons: Lessons, limits: Sequence[Limit]) -> EndPoint:
         space, options = oracle.problem.space, self.options
-        if not divided(space, limits)[0]:
+        if not divided(space, limits, fill=options.fill)[0]:
             return EndPoint(evenly(space, limits, fill=options.fill).tolist(), [], 0, 0.0)
         start = time.perf_counter()
         scheme = self.scheme(lessons)
@@ -155,6 +155,7 @@ class LearnedSearcher(Searcher, ABC):
             weight=options.penalty,
             start=options.start_bits,
             share=START_SHARE,
+            fill=options.fill,
         )
         learning = Learning(network, lessons, options, oracle.seed)
         try:

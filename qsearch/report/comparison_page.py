@@ -175,11 +175,10 @@ def _corner(run: Run, plane: Plane, box: Box) -> str:
 
 def _fronts(groups: Sequence[Group]) -> Section | None:
     """Fronts of all searchers, per cost."""
-    run = groups[0].runs[0]
     if not any(trial.feasible for group in groups for one in group.runs for trial in one.trials):
         return None
     blocks: list[Block | None] = []
-    for plane in cost_planes(run):
+    for plane in cost_planes(*(one for group in groups for one in group.runs)):
         metric = plane.objectives[1].metric
         caption = (
             "Assignments within the limits that no other of the same searcher beats in both; its runs taken together."

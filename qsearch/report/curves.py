@@ -60,19 +60,38 @@ def quality_objective(run: Run) -> Objective:
     return qualities[0] if qualities else Objective(run.info.quality_name, "maximize")
 
 
-def cost_planes(run: Run) -> list[Plane]:
-    """Quality against each cost; costs with a limit first."""
-    limited = [bound.metric for bound in run.info.bounds if bound.metric in run.info.units]
-    metrics = dict.fromkeys([*limited, *run.info.units])
-    return [Plane((quality_objective(run), Objective(metric, "minimize"))) for metric in metrics]
+def cost_planes(run: Run, *others: Run) -> list[Plane]:
+    """Quality against each cost; costs with a limit first, and none that is the same whatever any of the runs has tried."""
+    limited = _limited(run)
+    tried = {trial.assignment: trial for one in (run, *others) for trial in one.trials if trial.cost is not None}
+    metrics = [
+        metric
+        for metric in dict.fromkeys([*limited, *run.info.units])
+        if metric in limited or len(tried) < 2 or not _alike([trial.value(metric) for trial in tried.values()])
+    ]
+    return [_against(run, metric) for metric in metrics]
+
+
+def _limited(run: Run) -> list[str]:
+    """Costs with a limit."""
+    return [bound.metric for bound in run.info.bounds if bound.metric in run.info.units]
+
+
+def _against(run: Run, metric: str) -> Plane:
+    return Plane((quality_objective(run), Objective(metric, "minimize")))
+
+
+def _alike(values: Sequence[float]) -> bool:
+    """Whether they are one number, but for rounding."""
+    return max(values) - min(values) <= ROUNDING * max(map(abs, values))
 
 
 def main_plane(run: Run) -> Plane | None:
     """The campaign's objectives if there are several, else quality against the first cost; None without a cost."""
     if len(run.objectives) > 1:
         return Plane(run.objectives)
-    planes = cost_planes(run)
-    return planes[0] if planes else None
+    metrics = [*_limited(run), *run.info.units]
+    return _against(run, metrics[0]) if metrics else None
 
 
 def points(trials: Sequence[Trial], plane: Plane) -> Points:

@@ -126,7 +126,10 @@ def quantities(layers: Sequence[Layer]) -> tuple[Quantity, ...]:
 
 
 def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:
-    """The bitwidth that every searched site has, if they all agree; neurons' sites may have the nearest that they can."""
+    """The bitwidth that every searched site has, if they all agree; neurons' sites may have the nearest that they can.
+
+    Where only those are searched, it is the greatest of their bits that all others are nearest to.
+    """
     layers = run.info.layers
     if any(overlay_of(layer, assignment) is not None for layer in layers):
         return None
@@ -134,11 +137,16 @@ def uniform_bits(run: Run, assignment: BitAssignment) -> int | None:
     searched = [name for name in run.info.variables if name in assignment and name not in beside]
     neurons = {name for layer in layers if layer.neurons for name in (layer.weight_site, layer.activation_site)}
     found = {assignment[name] for name in searched if name not in neurons}
-    bits = next(iter(found)) if len(found) == 1 else None
-    if not isinstance(bits, int):
+    if len(found) > 1:
         return None
-    alike = all(assignment[name] == _nearest(run.info.variables[name], bits) for name in searched if name in neurons)
-    return bits if alike else None
+    kept = {name: assignment[name] for name in searched if name in neurons}
+    candidates = [bits for bits in found or set(kept.values()) if isinstance(bits, int)]
+    alike = (
+        bits
+        for bits in sorted(candidates, reverse=True)
+        if all(own == _nearest(run.info.variables[name], bits) for name, own in kept.items())
+    )
+    return next(alike, None)
 
 
 def _nearest(choices: Sequence[int], bits: int) -> int:

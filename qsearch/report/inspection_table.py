@@ -71,13 +71,15 @@ def _layers(found: Inspection) -> Table:
     counted = ("MACs", "weights", *(("spikes", "rate") if neurons.spiking(layers) else ()))
     for name in counted:
         table.add_column(name, justify="right", no_wrap=True)
+    number = 0
     for layer in layers:
-        sites = ", ".join(short(site) for site in found.sites_of(layer.name) if not _constant(layer, site))
+        shown = [short(site) for site in found.sites_of(layer.name) if not _constant(layer, site)]
+        number, sites = number + len(shown), ", ".join(shown)
         cells = (tail(layer.name, _NAME), layer.kind, shape(layer), sites, *_numbers(layer)[: len(counted)])
         table.add_row(*map(Text, cells))
     table.add_section()
     macs, weights = (sum(values) for values in zip(*((one.macs, one.stored_params) for one in layers), strict=True))
-    total = (wording.count(len(layers), "layer"), "", "", wording.count(len(found.sites), "site"))
+    total = (wording.count(len(layers), "layer"), "", "", wording.count(number, "site"))
     sums = (wording.abridged(macs), wording.abridged(weights), "", "")[: len(counted)]
     table.add_row(*(Text(cell, style="bold") for cell in (*total, *sums)))
     return table

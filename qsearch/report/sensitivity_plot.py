@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from qsearch.report import style, wording
 from qsearch.report.plots import short
-from qsearch.report.sensitivity_table import columns, grid, labels
+from qsearch.report.sensitivity_table import columns, grid, groups, labels, taken
 from qsearch.report.style import BLUE, GRID, ORANGE, PAGE, VERMILION, styled
-from qsearch.space import Role, Variable
+from qsearch.space import Variable
 from qsearch.survey import Survey
 
 _DECADES = 6
@@ -25,36 +25,34 @@ _DECADES = 6
 _PAIR_DECADES = 3
 """The same for interactions, either side of none."""
 
-_TITLES: Mapping[Role, str] = {"weight": "weights", "state": "states", "leak": "leaks", "threshold": "thresholds"}
-"""Role of a site → the title of its map."""
-
 
 @styled
 def damages(survey: Survey) -> Figure:
     """Damage of each choice of each variable; weights, inputs and what neurons have side by side, two in a row; log colours."""
     values, bits = grid(survey), columns(survey)
-    groups = _groups(survey)
-    most = max(len(names) for names, _ in groups.values())
+    maps = _maps(survey)
+    most = max(len(names) for names, _ in maps.values())
     pitch = _pitch(most)
-    across, down = min(len(groups), 2), -(-len(groups) // 2)
+    across, down = min(len(maps), 2), -(-len(maps) // 2)
     figure, axes = style.new_figure(1.15 + down * (0.6 + pitch * most), rows=down, columns=across)
     norm = _norm(values)
-    alike = len({tuple(names) for names, _ in groups.values()}) == 1
-    for place in axes[len(groups) :]:
+    alike = len({tuple(names) for names, _ in maps.values()}) == 1
+    for place in axes[len(maps) :]:
         place.set_visible(False)
-    for (title, (names, rows)), place in zip(groups.items(), axes, strict=False):
-        shown = [bit for column, bit in enumerate(bits) if np.isfinite(values[rows, column]).any()]
-        cells = np.ma.masked_invalid(values[np.ix_(rows, [bits.index(bit) for bit in shown])])
+    for (title, (names, rows)), place in zip(maps.items(), axes, strict=False):
+        shown = taken(survey, rows)
+        cells = np.ma.masked_invalid(values[np.ix_(rows, shown)])
         image = place.pcolormesh(
             np.arange(len(shown) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, np.ma.maximum(cells, float(norm.vmin or 0.0)),
             cmap=_rising(), norm=norm, edgecolors=PAGE, linewidth=0.6,
         )  # fmt: skip
-        place.set_xticks(range(len(shown)), [str(bit) for bit in shown])
+        place.set_xticks(range(len(shown)), [str(bits[column]) for column in shown])
         place.set_xlabel("bits")
         place.set_title(title)
         _rows(place, [] if alike and place not in axes[::across] else names, pitch)
         place.set_ylim(most - 0.5, -0.5)
         _plain(place)
+        place.spines.bottom.set_position(("data", len(rows) - 0.5))  # so that ticks stand below the last row there is
     figure.suptitle(_title(survey), fontsize=10, fontweight="bold", x=0.02, ha="left")
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=45, pad=0.02, fraction=0.05)
     if isinstance(norm, LogNorm):
@@ -67,21 +65,19 @@ def _title(survey: Survey) -> str:
     return f"Damage of bits in {survey.workload}, by {survey.config.sensitivity.name}"
 
 
-def _groups(survey: Survey) -> dict[str, tuple[list[str], list[int]]]:
+def _maps(survey: Survey) -> dict[str, tuple[list[str], list[int]]]:
     """Weights, inputs, and what neurons have: names of the variables without what the title of the map says, and their
     rows in the grid.
 
-    Both operands of a product of two activations are inputs, told apart by their sites.
+    Operands of a product of two activations are told apart by their sites.
     """
     products = {site.layer for site in survey.space.sites if site.operand}
-    found: dict[str, tuple[list[str], list[int]]] = {}
-    for row, (variable, label) in enumerate(zip(survey.space.variables, labels(survey), strict=True)):
+    names = []
+    for variable, label in zip(survey.space.variables, labels(survey), strict=True):
         site = survey.space.site(variable.name)
-        names, rows = found.setdefault(_TITLES.get(site.role, "inputs of layers"), ([], []))
         owner = site.layer.removesuffix(".threshold") if site.role == "threshold" else site.layer
         names.append(label if site.layer in products else label.replace(site.name, owner))
-        rows.append(row)
-    return found
+    return {title: ([names[row] for row in rows], rows) for title, rows in groups(survey).items()}
 
 
 @styled

@@ -1,12 +1,14 @@
 """The sensitivities of a survey as rows: for a terminal, a CSV file, JSON.
 
-A row is a variable, a column a number of bits that any variable may take. Kernel-wise variables are summed over kernels.
+A row is a variable, a column a number of bits that any variable of its kind may take. Kernel-wise variables are summed over
+kernels.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from qsearch.report import wording
+from qsearch.space import Role
 from qsearch.survey import Survey
 
 PASS = 1000
 """Samples that a float pass stands for in what is printed."""
+
+_COLUMNS = 8
+"""Numbers that a row of a terminal has room for beside a name, at 100 columns; what is more goes into a further table."""
+
+_NAME = 24
+"""Columns that a name takes at least, if it is as long."""
+
+_TITLES: Mapping[Role, str] = {"weight": "weights", "state": "states", "leak": "leaks", "threshold": "thresholds"}
+"""Role of a site → what the sites of that role are called; the others are inputs of layers."""
 
 
 def columns(survey: Survey) -> list[int]:
@@ -33,6 +45,21 @@ def grid(survey: Survey) -> NDArray[np.float64]:
     found = np.full((len(survey.space.variables), len(bits)), np.nan)
     for row, variable in enumerate(survey.space.variables):
         found[row, np.searchsorted(bits, variable.choices)] = survey.table.damage[variable.name].sum(0)
+    return found
+
+
+def groups(survey: Survey) -> dict[str, list[int]]:
+    """Rows of the grid by kind: weights, inputs of layers, and what neurons have. Both operands of a product are inputs."""
+    found: dict[str, list[int]] = {}
+    for row, variable in enumerate(survey.space.variables):
+        role = survey.space.site(variable.name).role
+        found.setdefault(_TITLES.get(role, "inputs of layers"), []).append(row)
+    return found
+
+
+def taken(survey: Survey, rows: Sequence[int]) -> list[int]:
+    """Places in :func:`columns` of bits that some variable of these rows may take."""
+    found: list[int] = np.flatnonzero(np.isfinite(grid(survey)[rows]).any(axis=0)).tolist()
     return found
 
 
@@ -52,15 +79,32 @@ def cost(survey: Survey) -> str:
 
 
 def sensitivity_table(survey: Survey) -> Table:
-    """A table for a terminal."""
+    """A table for a terminal: one within it for each kind of sites."""
     title = f"{survey.config.sensitivity.name} sensitivity of {survey.workload}"
-    found = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    found.add_column("site", overflow="fold", min_width=12)
-    for bits in columns(survey):
-        found.add_column(f"{bits} bits" if bits == columns(survey)[0] else str(bits), justify="right")
-    for label, values in zip(labels(survey), grid(survey), strict=True):
-        found.add_row(Text(label), *(Text("" if np.isnan(value) else _number(value)) for value in values))
+    found = Table(title=title, title_justify="left", box=None, show_header=False, padding=0, pad_edge=False)
+    found.add_column(min_width=len(title))
+    width = max(map(len, [*labels(survey), *groups(survey)]), default=0)
+    for kind, rows in groups(survey).items():
+        for part in _parts(survey, kind, rows, width):
+            found.add_row(part)
     return found
+
+
+def _parts(survey: Survey, kind: str, rows: Sequence[int], width: int) -> Iterator[Table]:
+    """Tables of one kind of sites, as wide as a terminal has room for; names take ``width`` in all, where that leaves it."""
+    places, names, values, bits = taken(survey, rows), labels(survey), grid(survey), columns(survey)
+    for start in range(0, len(places), _COLUMNS):
+        shown = places[start : start + _COLUMNS]
+        part = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        part.add_column(kind, overflow="fold", min_width=min(width, _NAME))
+        for place in shown:
+            part.add_column(
+                f"{bits[place]} bits" if place == shown[0] else str(bits[place]), justify="right", no_wrap=True
+            )
+        for row in rows:
+            cells = ["" if np.isnan(values[row, place]) else _number(values[row, place]) for place in shown]
+            part.add_row(Text(names[row]), *map(Text, cells))
+        yield part
 
 
 def notes(survey: Survey) -> dict[str, str]:

@@ -175,8 +175,9 @@ def test_per_event_charges_states_where_spikes_arrive():
     assert more == pytest.approx(2 * 12 * layer["step"]["synaptic_operations"], rel=1e-12)
     neurons = [cost(FIRE, 4, 10, **options)["memory_traffic"] for options in (stepped, event)]
     assert neurons[0] - neurons[1] == 2 * T * 384 * 10
-    guessed = replace(CONV, events=None)
+    guessed = replace(CONV, events=None, uses=1)
     assert cost(guessed, 4, **stepped) == cost(guessed, 4, **event)
+    assert cost(replace(guessed, uses=T), 4, **stepped) != cost(replace(guessed, uses=T), 4, **event)
 
 
 def test_memory_within_the_figure_holds_the_states_too():
@@ -239,6 +240,39 @@ class TestFirst:
             model.estimate(layers, assignment)
         assert len(caplog.records) == 1
         assert "input of conv for spikes" in caplog.text
+
+    def test_uses_are_steps_and_are_not_multiplied_again(self):
+        """Numbers that are taken for spikes at 0.1 a step, of 5, cost what 0.1 · 5 · 128 measured spikes do, but addresses."""
+        measured = cost(replace(self.LAYER, events=0.1 * T * 128), 4)
+        found = cost(self.LAYER, 4)
+        assert found["synaptic_operations"] == pytest.approx(0.1 * T * 64 * 108)
+        assert found["synaptic_operations"] == pytest.approx(measured["synaptic_operations"])
+        learning = {"learning": "backward-update"}
+        added = [
+            cost(layer, 4, **learning)["memory_traffic"] - cost(layer, 4)["memory_traffic"]
+            for layer in (CONV, self.LAYER)
+        ]
+        assert added[1] == pytest.approx(added[0])
+
+    def test_a_module_that_is_run_twice_in_each_step_is_told_by_steps(self):
+        once, twice = (cost(replace(self.LAYER, uses=uses), 4, steps=20) for uses in (1, 2))
+        assert twice["synaptic_operations"] == pytest.approx(2 * once["synaptic_operations"])
+        assert once == cost(replace(self.LAYER, uses=1), 4)
+
+    @pytest.mark.parametrize(("uses", "steps"), [(T, 20), (1, None)])
+    def test_steps_that_would_multiply_steps_are_refused(self, uses, steps):
+        layers = (replace(self.LAYER, uses=uses), *(replace(layer, uses=uses) for layer in (FIRE, LEVEL)))
+        space = build_space(layers, weight_bits=(4,), activation_bits=(8,))
+        model = Neuromorphic(Neuromorphic.Options(steps=steps))
+        for estimated in (
+            lambda model: model.estimate(layers, space.decode(space.lowest)).totals,
+            lambda model: model.estimate_many(layers, space.bits(space.lowest[None])),
+        ):
+            with pytest.raises(ConfigError, match=f"layer 'conv', uses: {uses}, steps: 20; set first: digital"):
+                estimated(model)
+            for options in ({"first": "digital", "steps": steps}, {"steps": 1}):
+                found = estimated(Neuromorphic(Neuromorphic.Options(**options)))
+                assert np.isfinite(found["energy"])
 
 
 class TestLearning:
@@ -340,12 +374,49 @@ def test_states_are_most_of_the_memory_of_a_small_network():
 def test_a_definition_says_how_spikes_and_neurons_are_counted():
     options = {"update": "per-event", "first": "in-memory", "learning": "backward-update", "scheme": "csr"}
     said = Neuromorphic(Neuromorphic.Options(**options)).definitions
-    for words in ("spikes as measured, else at a rate", "states per-event", "ISAAC's cells", "with learning"):
+    for words in (
+        "csr",
+        "spikes as measured, else at a rate of 0.1",
+        "states per-event",
+        "ISAAC's cells",
+        "with learning",
+    ):
         assert words in said["energy"]
     assert (
         said["memory"]
-        == "the structure that holds the weights, csr, and constants of neurons, and their states, and errors"
+        == "the structure that holds the weights, csr, other inputs' in ISAAC's cells, and constants of neurons, and their"
+        " states, and errors of 8 bits"
     )
+
+
+_ONES = {"first": "digital", "learning": "backward-update", "update": "per-event"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scheme": "csr"},
+        {"density": 0.5},
+        {"cached": True},
+        {"memory": 2**20},
+        {"rate": 0.2},
+        {"steps": 7},
+        {"batch": 2},
+        {"state_bits": 8},
+        {"errors": 0.5},
+        {"error_bits": 4},
+        *({name: value} for name, value in {"first": "in-memory", "learning": "none", "update": "per-step"}.items()),
+    ],
+)
+def test_energies_that_count_otherwise_are_defined_otherwise(other):
+    layers = (*NETWORK, replace(CONV, name="numbers", events=None), Layer("product", "matmul", 4, 4, uses=2))
+    one, two = (Neuromorphic(Neuromorphic.Options(**{**_ONES, **options})) for options in ({}, other))
+    space = build_space(layers, weight_bits=(4,), activation_bits=(8,))
+    found = [model.estimate(layers, space.decode(space.lowest)).totals for model in (one, two)]
+    assert found[0]["energy"] != found[1]["energy"]
+    for metric, words in one.definitions.items():
+        if found[0][metric] != found[1][metric]:
+            assert words != two.definitions[metric], metric
 
 
 def test_every_number_has_a_unit_and_a_source():

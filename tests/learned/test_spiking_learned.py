@@ -76,6 +76,24 @@ def test_nothing_learns_but_weights_and_inputs() -> None:
     assert held["conv.input"] == 8
 
 
+def test_what_does_not_learn_uses_up_what_is_left_only_where_it_may() -> None:
+    what = problem(space(), budget=0.5)
+    limits = limits_at(what, 1.0)
+    owners = what.space.owners
+    stands = []
+    for fill in (True, False):
+        even = evenly(what.space, limits, fill=fill)
+        held = divided(what.space, limits, fill=fill)[1]
+        stands.append([held[name] for name in held if name in owners and not name.endswith(("weight", "input"))])
+        assert stands[-1] == [
+            owners[name].choices[even[owners[name].start]]
+            for name in held
+            if name in owners and not name.endswith(("weight", "input"))
+        ]
+    assert all(filled >= not_filled for filled, not_filled in zip(*stands, strict=True))
+    assert stands[0] != stands[1]
+
+
 def test_with_states_alone_they_are_settled_without_a_training(judge: Any) -> None:
     what = problem(space(fixed={"weights": 8, "activations": 8}), budget=0.97)
     oracle = learned("dq", what, judge)

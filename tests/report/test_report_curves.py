@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from report_runs import RunFactory
 
 from qsearch.pareto import hypervolume
-from qsearch.problem import Objective, minimised
+from qsearch.problem import Bound, Objective, minimised
 from qsearch.report.curves import (
     Plane,
     best_so_far,
@@ -19,9 +22,33 @@ from qsearch.report.curves import (
     mean_curve,
     plane_front,
 )
+from qsearch.run import Run
 
 LATENCY = Objective("latency", "minimize")
 ACCURACY = Objective("accuracy", "maximize")
+
+
+def with_energies(run: Run, energies: Sequence[float]) -> Run:
+    trials = [
+        replace(trial, cost=replace(trial.cost, totals={**trial.cost.totals, "energy": energy}))
+        for trial, energy in zip(run.trials, energies, strict=True)
+        if trial.cost is not None
+    ]
+    return replace(run, trials=tuple(trials))
+
+
+def test_a_cost_that_no_choice_changes_has_no_plane(make_run: RunFactory) -> None:
+    """Unless it is limited, or only one assignment has been tried; another run may have changed it."""
+    made = make_run(evaluations=6)
+    same, other = with_energies(made, [0.3] * 6), with_energies(made, [0.1 + 0.2] * 5 + [0.5])
+    metrics = [
+        [plane.objectives[1].metric for plane in cost_planes(*runs)] for runs in ([same], [other], [same, other])
+    ]
+    assert metrics == [["latency", "size"], ["latency", "energy", "size"], ["latency", "energy", "size"]]
+    limited = same.info.model_copy(update={"bounds": (Bound("energy", 1.0, False, "energy"),)})
+    assert cost_planes(replace(same, info=limited))[0].objectives[1].metric == "energy"
+    assert len(cost_planes(replace(same, trials=same.trials[:1]))) == 3
+    assert main_plane(replace(same, info=limited)) == cost_planes(replace(same, info=limited))[0]
 
 
 @pytest.mark.parametrize("objective", [("accuracy", "maximize"), ("loss", "minimize"), ("latency", "minimize")])

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from report_runs import RunFactory, quality_of
+from rich.console import Console
 
 from qsearch import registry
+from qsearch.anatomy import Anatomy
 from qsearch.assignment import BitAssignment
 from qsearch.evaluate import spikes as evaluated
+from qsearch.inspection import Inspection
 from qsearch.layers import Layer
 from qsearch.measuring import Bench
 from qsearch.protocols import SensitivityTable
 from qsearch.remeasured import folder_of
 from qsearch.remeasuring import remeasure
-from qsearch.report import facts, markdown, neurons
+from qsearch.report import facts, inspection_table, markdown, neurons
 from qsearch.report.layer_bits import all_bits, named
 from qsearch.report.plots import bits_per_layer, kernel_bits
 from qsearch.report.sections import report
 from qsearch.report.sensitivity_plot import damages
+from qsearch.report.sensitivity_table import sensitivity_table
 from qsearch.report.style import BLUE, ORANGE, PURPLE, SKY, VERMILION
 from qsearch.report.summary import trial_values
 from qsearch.report.terminal import bits_line, run_table
@@ -181,6 +187,16 @@ def test_uniform_trials_have_neurons_at_the_nearest_choice(make_run: RunFactory)
     assert eight["lif.leak"] == 8
 
 
+def test_uniform_trials_where_neurons_alone_are_searched(make_run: RunFactory) -> None:
+    made = spiking_run(make_run(limit=0, evaluations=1), BitAssignment(BITS))
+    own = {"lif.leak": [2, 4, 8], "lif.state": [4, 8, 16], "lif.threshold": [2, 8]}
+    run = replace(made, info=made.info.model_copy(update={"variables": own}))
+    cases = {16: (8, 16, 8), 8: (8, 8, 8), 2: (2, 4, 2), None: (8, 4, 8)}
+    for bits, (leak, state, threshold) in cases.items():
+        given = {**BITS, "lif.leak": leak, "lif.state": state, "lif.threshold": threshold}
+        assert facts.uniform_bits(run, BitAssignment(given)) == bits
+
+
 def test_sensitivities_have_a_map_for_each_kind() -> None:
     space = build_space(LAYERS, weight_bits=(2, 8), activation_bits=(4, 8), leak_bits=(2, 4), threshold_bits=(2,))
     damage = {v.name: np.arange(1.0, 1 + len(v.choices))[None, ::-1] for v in space.variables}
@@ -196,6 +212,60 @@ def test_sensitivities_have_a_map_for_each_kind() -> None:
         "leaks": ["lif"],
         "states": ["lif", "fire"],
         "thresholds": ["lif", "fire"],
+    }
+
+
+def survey_of(**choices: range | tuple[int, ...]) -> Survey:
+    space = build_space(LAYERS, **{"weight_bits": (2, 8), "activation_bits": (4, 8), **choices})
+    damage = {v.name: np.geomspace(2.04e-5, 9.64e-9, len(v.choices))[None] for v in space.variables}
+    config = SurveyConfig(workload={"name": "w", "options": {}}, sensitivity={"name": "one-at-a-time", "options": {}})
+    return Survey(config, "w", "loss", space, SensitivityTable(damage, {}, 100), 1.0, quality_of(0.9))
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.stage3.block11.branch_main."])
+def test_a_terminal_shows_every_number_of_every_kind_in_full(prefix: str) -> None:
+    """Within 100 columns; more bits than there is room for go into a further table."""
+    layers = tuple(replace(layer, name=prefix + layer.name) for layer in LAYERS)
+    space = build_space(layers, weight_bits=range(2, 9), activation_bits=range(1, 17), state_bits=(4, 6, 8, 10, 12, 16))
+    damage = {v.name: -np.geomspace(2.04e-5, 9.64e-9, len(v.choices))[None] for v in space.variables}
+    made = survey_of()
+    survey = replace(made, space=space, table=SensitivityTable(damage, {}, 100))
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(sensitivity_table(survey))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert [line.split("  ")[0].strip() for line in text.splitlines() if " bits" in line] == [
+        "weights",
+        "inputs of layers",
+        "inputs of layers",
+        "leaks",
+        "states",
+        "thresholds",
+    ]
+    numbers = re.findall(r"−\d\.\de−\d\b", text)
+    assert len(numbers) == sum(len(v.choices) for v in space.variables)
+    assert text.count("−9.6e−9") == len(space.variables)
+
+
+def test_an_inspection_counts_the_sites_that_it_shows() -> None:
+    """Not the leak of neurons that forget nothing; JSON lists it, and counts it."""
+    sites = build_space(LAYERS, weight_bits=(8,), activation_bits=(8,)).sites
+    found = Inspection("w", Anatomy(LAYERS), sites, quality_of(0.9))
+    rows = [str(cell) for cell in inspection_table.tables(found)[0].columns[3].cells]
+    assert rows == ["weight, input", "leak, state", "threshold", "weight, spikes", "state", "threshold", "9 sites"]
+    assert inspection_table.inspection_json(found)["totals"]["sites"] == 10
+
+
+def test_ticks_of_a_map_stand_below_its_last_row() -> None:
+    figure = damages(survey_of())
+    bottoms = {
+        axes.get_title(loc="left"): (axes.spines.bottom.get_position(), len(axes.get_yticks()))
+        for axes in figure.axes
+        if axes.get_visible() and axes.get_title(loc="left")
+    }
+    assert bottoms == {
+        title: (("data", rows - 0.5), rows)
+        for title, rows in {"weights": 2, "inputs of layers": 1, "leaks": 1, "states": 2, "thresholds": 2}.items()
     }
 
 
