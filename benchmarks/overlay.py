@@ -15,12 +15,13 @@ paired with the float network's. Sizes count codes, indices, scales and fields. 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from markdown_table import show
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
@@ -167,15 +168,6 @@ def _judged(case: Case, cost: NetworkCost, assignment: BitAssignment, reference:
     low, high = (100 * (end or 0.0) for end in (difference.low, difference.high))
     size = cost.estimate(assignment).totals["size"] / 1024
     return f"{size:.1f}", f"{100 * quality.metric:.1f}", f"{100 * difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def show(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A Markdown table, row by row."""
-    for cells in (header, ["---"] * len(header)):
-        print(f"| {' | '.join(cells)} |")
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |", flush=True)
-    print()
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ it would do on new ones is not what is asked.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markdown_table import show
 from records import Records
 
 from qsearch import registry
@@ -254,15 +255,6 @@ def remembered(records: Records, job: dict[str, Any], run: Callable[[], Row]) ->
         records.add(job, list(run()))
     row: Row = records[job]
     return row
-
-
-def show(header: Row, rows: Iterable[Row]) -> None:
-    """A Markdown table, row by row."""
-    for cells in (header, ["---"] * len(header)):
-        print(f"| {' | '.join(cells)} |")
-    for cells in rows:
-        print(f"| {' | '.join(cells)} |", flush=True)
-    print()
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qsearch.assignment import FLOAT_BITS
@@ -31,8 +30,7 @@ from qsearch.errors import ConfigError, DataError
 from qsearch.export.deployment import Deployment, IntegerWeight, layer_of
 from qsearch.export.formats import WITHOUT_GRAPH, Runtime, in_torch
 from qsearch.export.modules import QuantizedInput, quantise_operands
-from qsearch.quantize.activations import ActivationQuantizer
-from qsearch.quantize.grid import Grid
+from qsearch.export.told_quantizers import described, quantizer_of
 from qsearch.spiking.direct import DirectSpikingNetwork
 from qsearch.spiking.network import SpikingNetwork
 from qsearch.spiking.neurons import Integrator
@@ -62,7 +60,7 @@ class Nir:
         for site, stored in deployment.weights.items():
             told[layer_of(site)] = _codes(stored)
         for site, quantizer in deployment.inputs.items():
-            told.setdefault(layer_of(site), {})["input"] = _described(quantizer)
+            told.setdefault(layer_of(site), {})["input"] = described(quantizer)
         for name, module in network.named_children():
             if isinstance(module, nn.AvgPool2d) and module.divisor_override is None:
                 told.setdefault(name, {})["mean"] = True  # quantised inputs behind it have the scale of means
@@ -85,7 +83,7 @@ def with_quantised_inputs(network: SpikingNetwork, said: Mapping[str, Mapping[st
     for name, module in network.named_children():
         if "input" in said.get(name, {}):
             module.register_forward_pre_hook(quantise_operands, with_kwargs=True)
-            module.add_module("quantize_input", QuantizedInput(f"{name}.input", _quantizer(said[name]["input"])))
+            module.add_module("quantize_input", QuantizedInput(f"{name}.input", quantizer_of(said[name]["input"])))
     return network.eval()
 
 
@@ -98,16 +96,6 @@ def _codes(stored: IntegerWeight) -> dict[str, Any]:
 
 def _shortest(values: list[Any]) -> Any:
     return values[0] if len(set(values)) == 1 else values
-
-
-def _described(quantizer: ActivationQuantizer) -> dict[str, float]:
-    ends = {} if quantizer.grid is None else {"low": quantizer.grid.low, "high": quantizer.grid.high}
-    return {"bits": quantizer.bits, "scale": float(quantizer.scale), **ends}
-
-
-def _quantizer(described: Mapping[str, Any]) -> ActivationQuantizer:
-    grid = Grid(described["low"], described["high"]) if "low" in described else None
-    return ActivationQuantizer(described["bits"], torch.tensor(described["scale"]), grid)
 
 
 def _notes(network: nn.Module, deployment: Deployment) -> list[str]:

@@ -59,10 +59,9 @@ from qsearch.export.bits import pack, signed, unpack
 from qsearch.export.deployment import Deployment, IntegerWeight, layer_of
 from qsearch.export.formats import Runtime, in_torch
 from qsearch.export.modules import QuantizedInput, quantise_operands
+from qsearch.export.told_quantizers import described, quantizer_of
 from qsearch.protocols import CostModel
-from qsearch.quantize.activations import ActivationQuantizer
 from qsearch.quantize.folding import absorb, norms_behind
-from qsearch.quantize.grid import Grid
 
 VERSION = "1"
 """Of the format, for readers to tell later ones by."""
@@ -143,7 +142,7 @@ class Packed:
         metadata = {
             "format": VERSION,
             "weights": json.dumps(weights),
-            "inputs": json.dumps({site: _described(quantizer) for site, quantizer in deployment.inputs.items()}),
+            "inputs": json.dumps({site: described(quantizer) for site, quantizer in deployment.inputs.items()}),
         }
         content = save(tensors | rest, metadata)
         path.write_bytes(content)
@@ -256,20 +255,10 @@ def read_network(path: Path, skeleton: nn.Module) -> nn.Module:
     modules = dict(network.named_modules())
     for name in dict.fromkeys(map(layer_of, metadata["inputs"])):
         modules[name].register_forward_pre_hook(quantise_operands, with_kwargs=True)
-    for site, described in metadata["inputs"].items():
-        quantize = QuantizedInput(site, _quantizer(described))
+    for site, told in metadata["inputs"].items():
+        quantize = QuantizedInput(site, quantizer_of(told))
         modules[layer_of(site)].add_module(f"quantize_{site.rpartition('.')[2]}", quantize)
     return network.eval()
-
-
-def _described(quantizer: ActivationQuantizer) -> dict[str, float]:
-    ends = {} if quantizer.grid is None else {"low": quantizer.grid.low, "high": quantizer.grid.high}
-    return {"bits": quantizer.bits, "scale": float(quantizer.scale), **ends}
-
-
-def _quantizer(described: Mapping[str, Any]) -> ActivationQuantizer:
-    grid = Grid(described["low"], described["high"]) if "low" in described else None
-    return ActivationQuantizer(described["bits"], torch.tensor(described["scale"]), grid)
 
 
 FORMATS = (Packed(16), Packed(32))

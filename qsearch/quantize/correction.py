@@ -311,12 +311,7 @@ def normalised_layers(model: nn.Module, layers: Mapping[str, nn.Module], inputs:
     handles = [module.register_forward_hook(produced(name)) for name, module in layers.items()]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     handles += [norm.register_forward_pre_hook(consumed, with_kwargs=True) for norm in norms]
-    try:
-        with torch.no_grad():
-            forward(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _watched(model, inputs, handles)
     return frozenset(name for name in runs if normed[name] >= runs[name])
 
 
@@ -332,13 +327,18 @@ def layers_behind_spikes(model: nn.Module, layers: Mapping[str, nn.Module], inpu
 
     handles = [module.register_forward_hook(ran(name)) for name, module in layers.items()]
     handles += [module.register_forward_hook(spiked) for module in model.modules() if isinstance(module, Neuron)]
+    _watched(model, inputs, handles)
+    return frozenset(layers) - before
+
+
+def _watched(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle]) -> None:
+    """Run a network once with hooks in place, which are then removed."""
     try:
         with torch.no_grad():
             forward(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return frozenset(layers) - before
 
 
 def _version(x: Tensor) -> int:
