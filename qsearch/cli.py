@@ -280,7 +280,9 @@ def show(
 def export(
     folder: RunArgument,
     trial: Annotated[int | None, typer.Option(help="A trial by number.  [default: the best]")] = None,
-    format_: Annotated[str, typer.Option("--format", help="json, csv, onnx, qonnx, safetensors or torch.")] = "json",
+    format_: Annotated[
+        str, typer.Option("--format", help="json, csv, onnx, qonnx, safetensors, torch, or nir of a spiking network.")
+    ] = "json",
     finetuned: Annotated[bool, typer.Option("--finetuned", help="The network of qsearch finetune.")] = False,
     output: Annotated[
         Path | None,
@@ -320,7 +322,7 @@ def finetune(
     ] = None,
     set_: Annotated[list[str], typer.Option("--set", help="Change an option of the training: rate=0.005")] = [],
     format_: Annotated[
-        list[str], typer.Option("--format", help="Export it too: onnx, qonnx, safetensors or torch; repeat it.")
+        list[str], typer.Option("--format", help="Export it too: onnx, qonnx, safetensors, torch or nir; repeat it.")
     ] = [],
     output: Annotated[
         Path | None, typer.Option(help="Folder of the training.  [default: RUN/finetune/trial-N]")

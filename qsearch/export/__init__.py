@@ -11,11 +11,11 @@ TEXTS = {"json": to_json, "csv": to_csv}
 """Format → function of a run and one of its trials that gives the text of the file."""
 
 NETWORKS = {
-    "nir": "qsearch.export.nir",
     "onnx": "qsearch.export.onnx_qdq",
     "qonnx": "qsearch.export.onnx_quant",
     "safetensors": "qsearch.export.packed",
     "torch": "qsearch.export.program",
+    "nir": "qsearch.export.nir",
 }
 """Format → module with its ``FORMATS``, loaded when a network is written in it: see :mod:`qsearch.export.formats`."""
 

@@ -150,7 +150,7 @@ def test_an_evaluator_without_a_network(qsearch: Qsearch, tmp_path: Path) -> Non
 
 
 def test_formats_are_named_once() -> None:
-    assert set(FORMATS) == {"json", "csv", "onnx", "qonnx", "safetensors", "torch"}
+    assert set(FORMATS) == {"json", "csv", "onnx", "qonnx", "safetensors", "torch", "nir"}
     assert not set(TEXTS) & set(NETWORKS)
 
 

@@ -223,7 +223,7 @@ def test_codes_of_every_bitwidth_are_integers_of_it(small: Case) -> None:
 
 
 def test_formats_of_integers_are_formats() -> None:
-    assert set(NETWORKS) - INTEGERS == {"torch"}
+    assert set(NETWORKS) - INTEGERS == {"torch", "nir"}
 
 
 def test_a_quantiser_with_odd_levels_from_end_to_end(run: Run, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_fine_tuning_lowers_the_loss_by_weights_leaks_and_thresholds() -> None:
 
 
 def test_fine_tuning_is_kept_and_depends_on_its_seed(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="qsearch")
     first = state(workload(epochs=1))
     (file,) = cache.glob("breast-cancer-mlp-spiking-*.safetensors")
     assert "fine-tuning" in caplog.text
