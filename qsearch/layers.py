@@ -100,6 +100,16 @@ class Layer:
         return self.kind in ("conv", "linear", "embedding")
 
     @property
+    def reads_spikes(self) -> bool:
+        """Whether all that reaches a layer with weights is spikes."""
+        return self.weighted and self.events is not None
+
+    @property
+    def forgets_nothing(self) -> bool:
+        """Whether it is neurons without a leak: theirs is one, and no choice."""
+        return self.kind == "neuron" and not self.constants
+
+    @property
     def weight_site(self) -> str:
         """Name of the site of its weight; of what stands in the weight's place where it has none."""
         if self.kind == "threshold":

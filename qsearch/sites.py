@@ -95,8 +95,8 @@ def in_float(layers: Sequence[Layer], assignment: BitAssignment) -> bool:
 
 def idle_sites(layers: Sequence[Layer]) -> frozenset[str]:
     """Sites whose bits alone change nothing: spikes, leaks of one, and patterns of overlays."""
-    spikes = {layer.activation_site for layer in layers if layer.weighted and layer.events is not None}
-    leaks = {layer.weight_site for layer in layers if layer.kind == "neuron" and not layer.constants}
+    spikes = {layer.activation_site for layer in layers if layer.reads_spikes}
+    leaks = {layer.weight_site for layer in layers if layer.forgets_nothing}
     return frozenset(spikes | leaks | {layer.pattern_site for layer in layers if layer.overlay})
 
 
@@ -112,7 +112,7 @@ def _sites(layer: Layer, choices: Mapping[Role, tuple[int, ...]], granularity: G
     if layer.kind == "threshold":
         return [Site(layer.weight_site, layer.name, "threshold", choices["threshold"])]
     if layer.kind == "neuron":
-        leak = choices["leak"] if layer.constants else choices["spikes"]
+        leak = choices["spikes" if layer.forgets_nothing else "leak"]
         state = Site(layer.activation_site, layer.name, "state", choices["state"])
         return [Site(layer.weight_site, layer.name, "leak", leak), state]
     role: Role = "activation" if layer.events is None else "spikes"
@@ -126,7 +126,7 @@ def _sites(layer: Layer, choices: Mapping[Role, tuple[int, ...]], granularity: G
 
 def _forced(sites: Sequence[Site], layers: Sequence[Layer]) -> dict[str, int]:
     """Sites at one bit whatever is asked for: spikes, and the leaks of neurons that forget nothing."""
-    whole = {layer.weight_site for layer in layers if layer.kind == "neuron" and not layer.constants}
+    whole = {layer.weight_site for layer in layers if layer.forgets_nothing}
     return {site.name: SPIKE_BITS for site in sites if site.role == "spikes" or site.name in whole}
 
 

@@ -41,10 +41,8 @@ class ModelTarget(Target):
 
         What is nobody's choice has one: no input, spikes, and the leak of neurons that forget nothing.
         """
-        whole = layer.kind == "neuron" and not layer.constants
-        spikes = layer.weighted and layer.events is not None
-        inputs = (SPIKE_BITS,) if spikes else _MODEL_BITS if _reads(layer) else (FLOAT_BITS,)
-        return tuple(product((SPIKE_BITS,) if whole else _MODEL_BITS, inputs))
+        inputs = (SPIKE_BITS,) if layer.reads_spikes else _MODEL_BITS if _reads(layer) else (FLOAT_BITS,)
+        return tuple(product((SPIKE_BITS,) if layer.forgets_nothing else _MODEL_BITS, inputs))
 
     def versions(self) -> Mapping[str, str]:
         """Of qsearch, and the model's options."""

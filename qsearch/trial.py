@@ -14,6 +14,9 @@ from qsearch.errors import EvaluationError
 
 TrialState = Literal["complete", "infeasible", "failed", "pruned"]
 
+SPIKES = "spikes"
+"""What :attr:`Quality.details` calls the mean number of spikes per sample, of all neurons in all steps."""
+
 Report = tuple[float, float]
 """Share of an evaluation's full effort that is spent, in (0, 1], and the quality's metric there."""
 

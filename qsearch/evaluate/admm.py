@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import ConfigError, EvaluationError, nearest
 from qsearch.evaluate.before_training import BeforeTraining, JudgedTrainingOptions
+from qsearch.evaluate.fidelity import check_fidelity
 from qsearch.evaluate.keeping import kept_by_compression, kept_by_share, worth_pruning
 from qsearch.evaluate.threads import threads
 from qsearch.hardware.sparsity import layer_break_even, weight_storage
@@ -168,8 +169,7 @@ class JointCompression(BeforeTraining):
             EvaluationError: training diverged, or NaN and infinity.
             DataError: a loss or score that is not what :class:`Workload` asks for.
         """
-        if not 0 < fidelity <= 1:
-            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        check_fidelity(fidelity)
         if in_float(self._layers, assignment):
             return self._untrained.evaluate(assignment)
         found = self.compressed(assignment, fidelity=fidelity, seed=seed)

@@ -18,8 +18,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError, DataError, SpaceError, nearest
+from qsearch.errors import DataError, SpaceError, nearest
 from qsearch.evaluate.data import Split, read
+from qsearch.evaluate.fidelity import check_fidelity
 from qsearch.evaluate.lessons import training_loader
 from qsearch.evaluate.scoring import Scoring
 from qsearch.evaluate.threads import threads
@@ -104,8 +105,7 @@ class IntegerLocal:
             SpaceError: an assignment that does not fit the network, or weights of one bit.
             DataError: a loss or score that is not what :class:`Workload` asks for.
         """
-        if not 0 < fidelity <= 1:
-            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        check_fidelity(fidelity)
         epochs = max(1, round(fidelity * self._options.epochs))
         *_, training = self._epochs(assignment, seed, epochs)
         if fidelity == 1:

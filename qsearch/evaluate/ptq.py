@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError
 from qsearch.evaluate.data import Split, read
+from qsearch.evaluate.fidelity import check_fidelity
 from qsearch.evaluate.fingerprint import digest, sources
 from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.evaluate.lessons import lessons_of
@@ -112,8 +112,7 @@ class PostTraining:
             DataError: a loss or score that is not what :class:`Workload` asks for.
             EvaluationError: NaN or infinity, and whether the float network gives it too.
         """
-        if not 0 < fidelity <= 1:
-            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        check_fidelity(fidelity)
         return self._quality(assignment, self._validation.share(fidelity))
 
     def test(self, assignment: BitAssignment) -> Quality:

@@ -23,6 +23,7 @@ from pydantic import Field
 from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.before_training import BeforeTraining, JudgedTrainingOptions
+from qsearch.evaluate.fidelity import check_fidelity
 from qsearch.evaluate.lessons import training_loader
 from qsearch.evaluate.threads import threads
 from qsearch.evaluate.warm_start import FLOAT, Course, Past, State, begin_from, state_of
@@ -103,8 +104,7 @@ class QuantizationAware(BeforeTraining):
             EvaluationError: training diverged, or NaN and infinity.
             DataError: a loss or score that is not what :class:`Workload` asks for.
         """
-        if not 0 < fidelity <= 1:
-            raise ConfigError("fidelity must be within (0, 1]", got=fidelity)
+        check_fidelity(fidelity)
         if in_float(self._layers, assignment):
             return self._untrained.evaluate(assignment)
         course = self._course(assignment, seed, max(1, round(fidelity * self._options.epochs)))

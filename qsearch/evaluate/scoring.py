@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from qsearch.errors import DataError, EvaluationError, QSearchError
 from qsearch.evaluate.data import Split
-from qsearch.evaluate.spikes import SPIKES, counted
+from qsearch.evaluate.spikes import counted
 from qsearch.protocols import Workload
 from qsearch.quantize.modules import Inputs
-from qsearch.trial import Quality
+from qsearch.trial import SPIKES, Quality
 
 Network = Callable[[Inputs], Tensor]
 """Inputs of a batch → its outputs, a row per sample."""

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from qsearch.spiking.neurons import Neuron
 
-SPIKES = "spikes"
-"""Their name in :attr:`qsearch.trial.Quality.details`: mean number per sample, of all neurons in all steps."""
-
 
 class SpikeCount:
     """Spikes that have left the neurons of a network.

@@ -118,7 +118,7 @@ class QuantizedNetwork:
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
         extra = [site for sites in self._beside.values() for site in sites]
-        extra += [layer.activation_site for layer in layers if _reads_spikes(layer)]  # they stay as they are
+        extra += [layer.activation_site for layer in layers if layer.reads_spikes]  # they stay as they are
         sites = dict.fromkeys([*self._weights, *self._ranges, *self._neurons.sites, *extra])
         self._bits: dict[str, Bits] = dict.fromkeys(sites, FLOAT_BITS)
         self._refuse_others()
@@ -287,7 +287,7 @@ class QuantizedNetwork:
         handles += [
             self._modules[layer.name].register_forward_pre_hook(_check_spikes(layer.name), with_kwargs=True)
             for layer in layers
-            if _reads_spikes(layer)
+            if layer.reads_spikes
         ]
         handles += self._neurons.watch(self.model)
         try:
@@ -354,10 +354,6 @@ def _refuse(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     return refuse
 
 
-def _reads_spikes(layer: Layer) -> bool:
-    return layer.weighted and layer.events is not None
-
-
 def _check_spikes(name: str) -> Hook:
     def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if (wrong := no_count(given(args, kwargs))) is not None:
@@ -379,7 +375,7 @@ def _observe(seen: ActivationRange, operand: int) -> Hook:
 
 def input_sites(layer: Layer) -> dict[str, tuple[str, int]]:
     """Sites of a layer's inputs that are quantised → its name, and which of its inputs each is."""
-    if layer.events is not None or layer.kind in ("embedding", "neuron", "threshold"):
+    if layer.reads_spikes or layer.kind in ("embedding", "neuron", "threshold"):
         return {}
     first = {layer.activation_site: (layer.name, 0)}
     return first | {layer.weight_site: (layer.name, 1)} if layer.kind == "matmul" else first

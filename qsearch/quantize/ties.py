@@ -123,7 +123,7 @@ class Streams(TorchFunctionMode):
             if (root := self._root(node)) in summed:
                 streams.setdefault(root, []).extend(sites)
         # spikes are not quantised: they share no scale with anything
-        spikes = {layer.activation_site for layer in layers if layer.weighted and layer.events is not None}
+        spikes = {layer.activation_site for layer in layers if layer.reads_spikes}
         found = {
             "inputs": _merged(_without(spikes, self._readers.values()), layers),
             "residual": _merged(_without(spikes, streams.values()), layers),

@@ -10,7 +10,6 @@ from qsearch.layers import Layer
 from qsearch.overlay import PATTERNS
 from qsearch.report import facts, wording
 from qsearch.report.facts import Quantity
-from qsearch.report.neurons import reads_spikes
 
 _CALLED: Mapping[Quantity, str] = {"activation": "input"}
 _SPACE = "\N{NO-BREAK SPACE}"
@@ -34,7 +33,7 @@ def all_bits(layer: Layer, assignment: BitAssignment) -> str:
         for role in get_args(Quantity)
         if any(site in assignment for site in facts.sites_of(layer, role))
     ]
-    return ", ".join([*found, *(["spikes"] if reads_spikes(layer) else [])])
+    return ", ".join([*found, *(["spikes"] if layer.reads_spikes else [])])
 
 
 def named(layer: Layer) -> str:

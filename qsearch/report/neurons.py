@@ -10,20 +10,12 @@ from collections.abc import Sequence
 from qsearch.layers import Layer
 from qsearch.report import wording
 from qsearch.run import Run
-from qsearch.trial import Quality, Trial
-
-SPIKES = "spikes"
-"""What :attr:`qsearch.trial.Quality.details` calls the mean number of spikes that leave all neurons, per sample."""
+from qsearch.trial import SPIKES, Quality, Trial
 
 
 def spiking(layers: Sequence[Layer]) -> bool:
     """Whether some layer has neurons."""
     return any(layer.kind == "neuron" for layer in layers)
-
-
-def reads_spikes(layer: Layer) -> bool:
-    """Whether all that reaches a layer with weights is spikes."""
-    return layer.weighted and layer.events is not None
 
 
 def rate(layer: Layer) -> float | None:

@@ -17,7 +17,6 @@ from qsearch.layers import Layer
 from qsearch.problem import Objective
 from qsearch.report import facts, style, wording
 from qsearch.report.curves import Plane, as_array, best_so_far, plane_front, quality_objective, spending
-from qsearch.report.neurons import reads_spikes
 from qsearch.report.quality_axis import QualityAxis
 from qsearch.report.style import BLUE, FAINT, GREEN, GREY, INK, ORANGE, PAGE, PURPLE, SKY, VERMILION, styled
 from qsearch.run import Run
@@ -257,7 +256,7 @@ def draw_bits(axes: Axes, layers: Sequence[Layer], assignment: BitAssignment) ->
             ends = ([min(bits), max(bits)], [row] * 2)
             axes.plot(*ends, color=INK, linewidth=0.2 * whisker, marker="|", markersize=whisker)
     for row, layer in enumerate(layers):
-        if reads_spikes(layer):
+        if layer.reads_spikes:
             axes.annotate(
                 "spikes",
                 (0.0, row + 0.19),
@@ -279,7 +278,7 @@ def _bars(layers: Sequence[Layer]) -> Iterator[tuple[float, tuple[str, str, str]
         if layer.weighted:
             yield row + above, (layer.weight_site, BLUE, "weights")
     for row, layer in enumerate(layers):
-        if (layer.weighted and not reads_spikes(layer)) or layer.kind == "matmul":
+        if (layer.weighted and not layer.reads_spikes) or layer.kind == "matmul":
             yield row + below, (layer.activation_site, ORANGE, "input activations")
     for row, layer in enumerate(layers):
         if layer.kind == "matmul":

@@ -116,7 +116,7 @@ def bits_line(run: Run, assignment: BitAssignment, role: Quantity) -> str:
     if role == "weight":
         cells = [_overlaid(layer, assignment, cell) for layer, cell in zip(layers, cells, strict=True)]
     if role == "activation":
-        cells = ["s" if neurons.reads_spikes(layer) else cell for layer, cell in zip(layers, cells, strict=True)]
+        cells = ["s" if layer.reads_spikes else cell for layer, cell in zip(layers, cells, strict=True)]
     return " ".join(cell or "–" for cell in cells)
 
 

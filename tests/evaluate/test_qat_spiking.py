@@ -16,7 +16,6 @@ from qsearch.assignment import BitAssignment
 from qsearch.evaluate.admm import JointCompression
 from qsearch.evaluate.lessons import lessons_of
 from qsearch.evaluate.qat import QuantizationAware
-from qsearch.evaluate.spikes import SPIKES
 from qsearch.evaluate.warm_start import FLOAT, Course, Past
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.quantize.trace import trace_layers
@@ -27,14 +26,9 @@ from qsearch.training.finetuning import FineTuning
 from qsearch.training.lessons import Batch, Lessons
 from qsearch.training.network import TrainableNetwork, float_name
 from qsearch.training.options import TrainingOptions
+from qsearch.trial import SPIKES
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bits(weights: int, states: int, constants: int, inputs: int = 8) -> BitAssignment:

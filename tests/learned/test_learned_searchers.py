@@ -38,12 +38,7 @@ SEARCHERS: Mapping[str, type[LearnedSearcher]] = {"dq": Dq, "fracbits": FracBits
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(name: str, **options: Any) -> LearnedSearcher:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from spiking_digits import SpikingDigits, evaluator, layers, problem, space
 
 from qsearch.evaluate.lessons import lessons_of
@@ -21,12 +20,7 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 SEARCHERS: dict[str, Any] = {"dq": Dq, "fracbits": FracBits, "edge": Edge}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from rich.console import Console
 from qsearch import registry
 from qsearch.anatomy import Anatomy
 from qsearch.assignment import BitAssignment
-from qsearch.evaluate import spikes as evaluated
+from qsearch.evaluate import scoring as evaluated
 from qsearch.inspection import Inspection
 from qsearch.layers import Layer
 from qsearch.measuring import Bench

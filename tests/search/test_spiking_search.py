@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from spiking_digits import evaluator, problem, space
 
 from qsearch import registry
@@ -26,12 +25,7 @@ TIGHT = ("auto", "greedy", "ilp", "iqp", "water-filling")
 """Searchers that begin with what is predicted to be best within the bound."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,7 @@ PREDICTING = ("fisher", "hessian", "quantization-error")
 QUICK = {"hessian": {"samples": 24, "probes": 2, "max_probes": 4}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
