@@ -162,7 +162,8 @@ def test_a_training_killed_with_force_ends_as_one_that_was_not(tmp_path: Path) -
         assert process.returncode == -signal.SIGKILL
     answer = spawn("finetune", stopped.folder, *arguments, cwd=tmp_path)
     assert answer.code == 0, answer.err
-    assert answer.out.startswith("epoch 2/4: ")
+    # an epoch enters the history just before the state that it is resumed from: the kill may fall between the two
+    assert answer.out.startswith(("epoch 2/4: ", "epoch 3/4: "))
     ours, theirs = (one.folder / "finetune" / f"trial-{one.best.number}" for one in (stopped, whole))
     for name in (RESULT, NETWORK):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
