@@ -4,6 +4,9 @@ Membership, memory, cost, budget, failures and the record are handled here once,
 of an earlier, interrupted run answer at once and count as spent, so that the searcher, run again from its start,
 sees the same history and arrives where it died: resume is replay.
 
+Several assignments may be asked for at once. Whoever can answer them together does, and the answers enter one after the
+other in the order of asking, each as if it had been asked for alone: how many workers there are leaves no trace.
+
 Where the effort of an evaluation grows in steps and there is a pruner, a hopeless one ends early. An evaluation costs the
 share of the full effort that was spent on it; one may begin as long as any of the budget is left.
 """
@@ -15,16 +18,18 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qsearch.assignment import BitAssignment
 from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, Failure, QSearchError, UserError, told
 from qsearch.problem import Problem
-from qsearch.protocols import Evaluator, Progressive, SensitivityTable, Teaching
+from qsearch.protocols import Batching, Evaluator, Progressive, SensitivityTable, Teaching
 from qsearch.pruning import Pruner, steps
 from qsearch.sensitivity_cache import sensitivities
 from qsearch.trial import Cost, Quality, Report, Trial, TrialState
@@ -96,6 +101,38 @@ class MemoryRecord:
         self._trials.append(trial)
 
 
+class _Ahead:
+    """Answers that were asked for together, as they come in."""
+
+    def __init__(self, assignments: Sequence[BitAssignment], answers: Iterator[Quality | Exception]) -> None:
+        self._assignments, self._answers = deque(assignments), answers
+
+    def answer(self, assignment: BitAssignment) -> Callable[[], Quality] | None:
+        """Gives or raises the answer to the next assignment; None where another one is asked for.
+
+        Raises:
+            Failure: nobody is left to answer.
+        """
+        if not self._assignments or self._assignments[0] != assignment:
+            return None
+        self._assignments.popleft()
+        found = next(self._answers, None)
+        if found is None:
+            raise Failure("who evaluates assignments together must answer each", got="fewer answers than assignments")
+        return partial(_given, found)
+
+    def close(self) -> None:
+        """No more answers are needed."""
+        if isinstance(self._answers, Generator):
+            self._answers.close()
+
+
+def _given(answer: Quality | Exception) -> Quality:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 @dataclass
 class CampaignOracle:
     """An :class:`qsearch.protocols.Oracle` on a problem, an evaluator, a record and a budget.
@@ -104,6 +141,8 @@ class CampaignOracle:
         max_failures: failed evaluations after which the campaign gives up.
         evaluate_infeasible: spend evaluations on assignments over a cost bound as well.
         pruner: ends hopeless evaluations early; None to let all of them run to their end, unwatched.
+        batching: answers several assignments together; None to evaluate one after the other, as evaluations that are
+            watched always are.
         on_trial: called after each new or replayed trial, for progress.
         folder: where the searcher may leave what it has learnt.
         on_note: called when the searcher has something to show, with all it has shown so far.
@@ -119,6 +158,7 @@ class CampaignOracle:
     max_failures: int = 10
     evaluate_infeasible: bool = False
     pruner: Pruner | None = None
+    batching: Batching | None = None
     folder: Path | None = None
     on_trial: Callable[[Trial], None] = lambda trial: None
     on_note: Callable[[Mapping[str, float]], None] = lambda notes: None
@@ -138,6 +178,7 @@ class CampaignOracle:
         self._evaluations: float = 0
         self._refused = self._failures = 0
         self._elapsed = self._trained = 0.0
+        self._ahead: _Ahead | None = None
         self._mark = time.perf_counter()
 
     @property
@@ -190,7 +231,28 @@ class CampaignOracle:
 
     def evaluate_many(self, assignments: Sequence[BitAssignment]) -> list[Trial]:
         """See :meth:`qsearch.protocols.Oracle.evaluate_many`."""
-        return [self.evaluate(assignment) for assignment in assignments]
+        together = [] if self.batching is None or self.pruner is not None else self._to_evaluate(assignments)
+        if self.batching is None or len(together) < 2:
+            return [self.evaluate(assignment) for assignment in assignments]
+        self._ahead = _Ahead(together, self.batching.evaluate_many(together, seed=self.seed))
+        try:
+            return [self.evaluate(assignment) for assignment in assignments]
+        finally:
+            self._ahead.close()
+            self._ahead = None
+
+    def _to_evaluate(self, assignments: Sequence[BitAssignment]) -> list[BitAssignment]:
+        """Those of the assignments that an evaluation will be spent on, in order."""
+        new = [item for item in dict.fromkeys(assignments) if item not in self._seen and item not in self._recorded]
+        for assignment in new:
+            self.problem.space.check(assignment)
+        if not self.evaluate_infeasible:
+            new = [item for item in new if not self._over(self.problem.cost.estimate(item))]
+        return new[: self.remaining]
+
+    def _over(self, cost: Cost) -> list[str]:
+        """Labels of the bounds on costs that are not met."""
+        return [label for label, value in self.problem.violations(cost, None).items() if value > 0]
 
     def sensitivity(self, name: str, options: Mapping[str, Any] | None = None) -> SensitivityTable:
         """See :meth:`qsearch.protocols.Oracle.sensitivity`."""
@@ -231,13 +293,15 @@ class CampaignOracle:
         if self._left(elapsed) == 0 or self._refused >= proposals:
             raise BudgetExhausted("the budget is spent", got=f"{self._evaluations:g} evaluations")
         cost = self.problem.cost.estimate(assignment)
-        over = {label: value for label, value in self.problem.violations(cost, None).items() if value > 0}
+        over = self._over(cost)
         if over and not self.evaluate_infeasible:
             return self._trial(assignment, "infeasible", cost, None, f"over {', '.join(over)}")
         if self.pruner is not None and isinstance(self.evaluator, Progressive):
             return self._watched(assignment, cost, self.evaluator, self.pruner)
+        ahead = None if self._ahead is None else self._ahead.answer(assignment)
         try:
-            quality = checked(self.evaluator.evaluate(assignment, seed=self.seed), self.problem.quality_name)
+            found = self.evaluator.evaluate(assignment, seed=self.seed) if ahead is None else ahead()
+            quality = checked(found, self.problem.quality_name)
         except Exception as error:
             return self._failed(assignment, cost, error)
         return self._trial(assignment, "complete", cost, quality, "")

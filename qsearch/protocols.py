@@ -187,6 +187,21 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class Batching(Protocol):
+    """Who answers several assignments together: an evaluator that can, or workers that divide them among themselves."""
+
+    def evaluate_many(self, assignments: Sequence[BitAssignment], *, seed: int = 0) -> Iterator[Quality | Exception]:
+        """The qualities, in the order of asking; an exception in the place of one whose evaluation raised it.
+
+        Each is what :meth:`Evaluator.evaluate` gives, but for rounding. Whoever stops iterating needs no more: close it.
+
+        Raises:
+            Failure: nobody is left to answer.
+        """
+        ...
+
+
+@runtime_checkable
 class CalibrationProbe(Protocol):
     """An evaluator that can also answer on calibration data, which sensitivities need: no validation data is seen."""
 
