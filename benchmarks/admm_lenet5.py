@@ -47,12 +47,12 @@ from scipy.stats import binomtest
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.evaluate.keeping import kept_by_compression
 from qsearch.hardware.sparsity import weight_storage
 from qsearch.layers import Layer
 from qsearch.quantize.modules import Inputs
 from qsearch.report.statistics import paired_difference
+from qsearch.setting import layers_of
 from qsearch.training.admm import AdmmOptions
 from qsearch.training.compression import Compression
 from qsearch.training.options import TrainingOptions

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import prepare
 from qsearch.config import parse
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.protocols import Evaluator
 from qsearch.registry import create
+from qsearch.setting import prepare
 from qsearch.trial import Quality
 
 SEARCHERS: Mapping[str, Sequence[tuple[str, dict[str, Any]]]] = {

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from qsearch.campaign import Setting, prepare
 from qsearch.config import parse
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.registry import create
 from qsearch.report.statistics import mean_interval
+from qsearch.setting import Setting, prepare
 
 MARKS = (8, 16, 32, 64)
 TRAINED_ON, TRAINING = ("bismo", "latency<=0.4"), 200

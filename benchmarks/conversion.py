@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.hardware.constants import Constant
 from qsearch.layers import Layer
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.workloads.base import Samples, Splits
 from qsearch.workloads.trained import TrainedOptions, TrainedWorkload

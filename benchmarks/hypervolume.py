@@ -29,7 +29,6 @@ from scipy.stats import t as student
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import Choosy
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted, DataError, UserError
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
@@ -37,6 +36,7 @@ from qsearch.pareto import hypervolume
 from qsearch.problem import Objective, Problem
 from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.search.optuna import SAMPLERS
+from qsearch.setting import Choosy
 from qsearch.space import SearchSpace
 from qsearch.testing.problems import ACCURACY_AND_SIZE, coupled
 from qsearch.trial import Quality

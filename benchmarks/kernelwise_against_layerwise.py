@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from qsearch.campaign import Setting, prepare
 from qsearch.config import parse
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.protocols import HeldOutEvaluator
 from qsearch.registry import create, load
 from qsearch.report.statistics import mean_interval
+from qsearch.setting import Setting, prepare
 
 POINTS = 0.005
 """What the accuracy may lose."""

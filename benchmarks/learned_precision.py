@@ -30,13 +30,13 @@ from weight_bits import WeightBits, mean_weight_bits
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.protocols import Evaluator, SensitivityTable
 from qsearch.report.statistics import Interval, paired_difference
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import Granularity
 from qsearch.trial import Quality

@@ -25,7 +25,6 @@ from markdown_table import show
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.evaluate.ptq import PostTraining
@@ -36,6 +35,7 @@ from qsearch.overlay import PATTERNS, Overlay
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.report.statistics import paired_difference
+from qsearch.setting import layers_of
 from qsearch.sites import build_space, overlaid
 from qsearch.space import SearchSpace
 from qsearch.trial import Quality

@@ -22,11 +22,11 @@ from rich.table import Table
 from scipy import stats
 
 from qsearch import registry
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Constraint, Objective, Problem, resolve
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 
 SEARCHERS: Mapping[str, Mapping[str, Any]] = {"random": {}, "optuna": {"sampler": "tpe"}}

@@ -38,8 +38,8 @@ from weight_bits import mean_weight_bits
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.layers import Layer
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import SearchSpace
 from qsearch.trial import Quality

@@ -31,13 +31,13 @@ from rich.table import Table
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.layers import Layer
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Constraint, Objective, Problem, resolve
 from qsearch.report.statistics import paired_difference
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import Granularity
 from qsearch.trial import Quality

@@ -33,7 +33,6 @@ from records import Records
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import BudgetExhausted
 from qsearch.hardware.sparsity import storage
@@ -42,6 +41,7 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.overlay import Overlay
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.report.statistics import paired_difference
+from qsearch.setting import layers_of
 from qsearch.sites import build_space, overlaid
 from qsearch.space import Granularity, SearchSpace
 from qsearch.trial import Quality

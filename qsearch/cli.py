@@ -41,6 +41,12 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds all 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: searcher.options.sampler=gp")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the workload's data.", show_default=False)]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Who evaluates: none; ray, on this machine; or a Ray cluster, HOST:PORT or auto.", show_default=False
+    ),
+]
 BitsOption = Annotated[str, typer.Option(help="Choices: 2-8, or 2,4,8.")]
 StateOption = Annotated[str | None, typer.Option(help="Choices for states of neurons.  [default: 4,6,8,10,12,16]")]
 LeakOption = Annotated[str | None, typer.Option(help="Choices for leaks of neurons.  [default: 2,4,6,8]")]
@@ -78,18 +84,25 @@ def _with_data(changes: list[str], data: Path | None) -> list[str]:
     return changes if data is None else [f"workload.options.data={json.dumps(str(data))}", *changes]
 
 
+def _with_workers(changes: list[str], workers: str | None) -> list[str]:
+    """Settings to change, who evaluates in front of them."""
+    return changes if workers is None else [f"workers={json.dumps(workers)}", *changes]
+
+
 @app.command()
 def run(
     file: Annotated[Path, typer.Argument(help="A campaign file.", show_default=False)],
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    workers: WorkersOption = None,
     set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
     """Run a campaign file; resume it where it was stopped."""
     from qsearch import commands, config
 
-    commands.search(config.override(config.load(file), _with_data(set_, data), str(file)), runs, as_json)
+    changes = _with_workers(_with_data(set_, data), workers)
+    commands.search(config.override(config.load(file), changes, str(file)), runs, as_json)
 
 
 @app.command()
@@ -115,6 +128,7 @@ def search(
     name: Annotated[str | None, typer.Option(help="Name of the run.  [default: WORKLOAD-HARDWARE]")] = None,
     runs: RunsOption = Path("runs"),
     data: DataOption = None,
+    workers: WorkersOption = None,
     set_: SetOption = [],
     as_json: JsonOption = False,
 ) -> None:
@@ -130,6 +144,7 @@ def search(
         "hardware": hardware,
         "evaluator": evaluator,
         "pruner": pruner,
+        "workers": workers or "none",
         "searcher": searcher,
         "space": {
             **arguments.choices(
@@ -203,6 +218,7 @@ def inspect(
 def resume(
     folder: RunArgument,
     evaluations: Annotated[int | None, typer.Option(help="A larger budget.", show_default=False)] = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run, or with all runs of a sweep, from where it was stopped."""
@@ -211,7 +227,7 @@ def resume(
 
     sweep, root = read_sweep(folder)
     change = [] if evaluations is None else [f"budget.evaluations={evaluations}"]
-    commands.search(config.override(sweep, change, str(folder)), root, as_json)
+    commands.search(config.override(sweep, _with_workers(change, workers), str(folder)), root, as_json)
 
 
 @app.command()
@@ -363,7 +379,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="workloads, hardware, targets, searchers, evaluators, pruners, sensitivities, rewards or all."
+            help="workloads, hardware, targets, searchers, evaluators, pruners, sensitivities, rewards, workers or all."
         ),
     ] = "all",
     as_json: JsonOption = False,
@@ -381,6 +397,7 @@ def list_(
         "pruners": "pruners",
         "sensitivities": "sensitivities",
         "rewards": "rewards",
+        "workers": "workers",
     }
     if what not in {*seams, "all"}:
         raise ConfigError(f"unknown kind {what!r}", fix=nearest(what, [*seams, "all"]))

@@ -53,7 +53,15 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _employed(value: Any) -> Any:
+    """Workers by name; the address of a Ray cluster stands for ``ray`` with it."""
+    if isinstance(value, str) and re.fullmatch(r"auto|ray://.+|.+:\d+", value):
+        return {"name": "ray", "options": {"address": value}}
+    return _named(value)
+
+
 Plugin = Annotated[PluginConfig, BeforeValidator(_named)]
+WorkersPlugin = Annotated[PluginConfig, BeforeValidator(_employed)]
 Bitwidths = Annotated[tuple[Annotated[int, Field(ge=0, le=32)], ...], Field(min_length=1)]
 
 
@@ -191,6 +199,7 @@ class _Shared(_Strict):
     space: SpaceConfig = SpaceConfig()
     evaluator: Plugin = PluginConfig(name="ptq")
     pruner: Plugin = PluginConfig(name="none")
+    workers: WorkersPlugin = PluginConfig(name="none")
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)] = (
         ObjectiveConfig(metric="accuracy", direction="maximize"),
     )
@@ -299,6 +308,7 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
         "hardware": _located("cost_models", sweep.hardware, folder),
         "evaluator": _located("evaluators", sweep.evaluator, folder),
         "pruner": _located("pruners", sweep.pruner, folder),
+        "workers": _located("workers", sweep.workers, folder),
         "searcher": tuple(_located("searchers", searcher, folder) for searcher in sweep.searcher),
     }
     updates["storage"] = None if sweep.storage is None else _absolute_storage(sweep.storage)
@@ -308,7 +318,7 @@ def parse(value: Mapping[str, Any], where: str, folder: Path = Path()) -> Sweep:
 def quality_name(workload: str) -> str:
     """What the score of a workload is called, by the workload's name; "accuracy" where its class does not say.
 
-    An instance may call it otherwise: :func:`qsearch.campaign.prepare` tells where it does.
+    An instance may call it otherwise: :func:`qsearch.setting.prepare` tells where it does.
     """
     with suppress(PluginError):  # it is told when the plug-in is made
         metric = getattr(registry.load("workloads", workload), "metric", None)

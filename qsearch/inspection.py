@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from qsearch.anatomy import Anatomy
-from qsearch.campaign import prepare
 from qsearch.config import Plugin, PluginConfig, SpaceConfig
+from qsearch.setting import prepare
 from qsearch.space import Site
 from qsearch.survey import asked, only_prepared
 from qsearch.trial import Quality

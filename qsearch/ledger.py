@@ -18,21 +18,15 @@ study attributes    what the campaign was, and how it ended
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import logging
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from qsearch.assignment import BitAssignment
@@ -41,9 +35,11 @@ from qsearch.problem import Objective
 from qsearch.search.optuna_quiet import quiet_optuna
 from qsearch.serialise import cost_from_json, cost_to_json, quality_from_json, quality_to_json
 from qsearch.space import SearchSpace, Variable
+from qsearch.storage import PATIENCE, RECORD, file_of, guard, patiently, trials_in
+from qsearch.storage import open_storage as open_storage
 from qsearch.trial import Trial
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -51,33 +47,8 @@ _STATES = {
     "failed": TrialState.FAIL,
     "pruned": TrialState.PRUNED,
 }
-_RECORD = "qsearch"
-"""System attribute that holds what a replay needs; optuna-dashboard has a column for every user attribute, but not for it."""
 _DASHBOARD_CONSTRAINTS = "constraints"
 """System attribute from which optuna-dashboard reads constraints; it does not know Optuna 5's named ones yet."""
-
-
-def open_storage(url: str) -> BaseStorage:
-    """The storage behind a URL: any of Optuna's, or ``journal:path/to/file.log``.
-
-    Raises:
-        StorageError: it cannot be opened.
-    """
-    with _guard(url):
-        path = _file(url)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        if path is not None and url.startswith("journal:"):
-            _cut_torn_line(path)
-            return JournalStorage(JournalFileBackend(str(path)))
-        storage = RDBStorage(url)
-        if path is not None and storage.engine.url.database != str(path):
-            raise StorageError(
-                "the path of a ledger must fit into a URL",
-                got=str(path),
-                fix="install SQLAlchemy 2.1, or rename the folder",
-            )
-        return storage
 
 
 def exists(url: str, name: str) -> bool:
@@ -86,11 +57,11 @@ def exists(url: str, name: str) -> bool:
     Raises:
         StorageError: the storage cannot be opened.
     """
-    path = _file(url)
+    path = file_of(url)
     if path is not None and not path.is_file():
         return False
     storage = open_storage(url)
-    with _guard(url):
+    with guard(url):
         try:
             storage.get_study_id_from_name(name)
         except KeyError:
@@ -98,69 +69,34 @@ def exists(url: str, name: str) -> bool:
     return True
 
 
-def _file(url: str) -> Path | None:
-    """The file behind a URL; None for a server, and for what SQLite itself reads as a URI or keeps in memory."""
-    if url.startswith("journal:"):
-        return Path(url.removeprefix("journal:"))
-    found = re.match(r"sqlite(?:\+\w+)?:///(?!:memory:|file:)([^?]+)", url)
-    return Path(unquote(found[1])) if found else None
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut off the half line that a writer left who died or met a full disk: nobody could read past it."""
-
-    def whole(content: bytes) -> bool:
-        return not content or content.endswith(b"\n")
-
-    if path.is_file() and not whole(path.read_bytes()):
-        lock = JournalFileSymlinkLock(str(path))
-        lock.acquire()  # another process may be writing that line
-        try:
-            content = path.read_bytes()
-            if not whole(content):
-                os.truncate(path, content.rfind(b"\n") + 1)
-                log.warning("%s ended in half a line, which was cut off", path)
-        finally:
-            lock.release()
-
-
-@contextlib.contextmanager
-def _guard(url: str) -> Iterator[None]:
-    """Turn whatever a storage raises into one line."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except Exception as error:  # drivers of any database raise classes of their own
-        cause = error.__cause__ or error
-        reason = next(iter(str(getattr(cause, "orig", None) or cause).splitlines()), "")
-        raise StorageError(
-            f"the ledger at {url} must be readable and writable",
-            got=f"{type(cause).__name__}: {reason}",
-            fix=f"install {cause.name}"
-            if isinstance(cause, ModuleNotFoundError)
-            else "check the URL, the server and the free space; what is recorded stays, resume when it is mended",
-        ) from error
-
-
 class Ledger:
     """Trials of one campaign, in one Optuna study.
+
+    It is the only writer of its study as long as it is open: a trial is written behind those that it knows, or not at all.
 
     Args:
         url: storage URL.
         name: name of the study.
         objectives: of the campaign; their directions must be those of a study that exists.
         space: names the parameters of trials to be recorded; not needed to read.
+        patience: seconds to wait for a database that does not answer any more.
 
     Raises:
         StorageError: the storage cannot be opened, or holds another kind of study under this name.
     """
 
-    def __init__(self, url: str, name: str, objectives: Sequence[Objective], space: SearchSpace | None = None) -> None:
-        self.url, self.name = url, name
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        objectives: Sequence[Objective],
+        space: SearchSpace | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.url, self.name, self._patience = url, name, patience
         storage = open_storage(url)
         directions: list[Any] = [objective.direction for objective in objectives]
-        with _guard(url), quiet_optuna():  # the study it creates, and that metric names are new
+        with guard(url), quiet_optuna():  # the study it creates, and that metric names are new
             self.study = optuna.create_study(
                 storage=storage, study_name=name, directions=directions, load_if_exists=True
             )
@@ -168,12 +104,12 @@ class Ledger:
                 raise StorageError(
                     f"study {name!r} in {url} has other objectives", fix="choose another name, or another storage"
                 )
-            for trial in self._recorded():
-                _check_ours(trial)
+            self._trials = trials_in(storage, url, name)
+            self._count = self._trials.count()
             if not self.study.user_attrs:
                 self.study.set_metric_names([objective.metric for objective in objectives])
         self._objectives = tuple(objectives)
-        self._variables = space.variables if space is not None else ()
+        self._parameters = {} if space is None else {v.name: _distribution(v) for v in space.variables}
 
     def trials(self) -> list[Trial]:
         """All trials, in order.
@@ -181,59 +117,68 @@ class Ledger:
         Raises:
             StorageError: the storage cannot be read, or a trial is not one of qsearch's.
         """
-        with _guard(self.url):
-            return [self._read(trial) for trial in self._recorded()]
+        return self._patiently(lambda again: [self._read(*row) for row in self._trials.read()])
 
     def append(self, trial: Trial) -> None:
-        """Record a trial in one transaction.
+        """Record a trial in one transaction, behind those that are recorded.
+
+        Where the database was lost on the way, nobody knows whether that came before or after the trial was written: it
+        is looked for before it is written again.
 
         Raises:
-            StorageError: it could not be written.
+            StorageError: it could not be written; another process has written to the study.
         """
-        with _guard(self.url):
-            self.study.add_trial(self._to_frozen(trial))
+        frozen = self._to_frozen(trial)
+
+        def write(again: bool) -> None:
+            if not self._trials.add(frozen) and not (again and self._is_recorded(frozen)):
+                raise StorageError(
+                    f"study {self.name!r} in {self.url} may be written by one process at a time",
+                    got=f"another one's trial {frozen.number}",
+                    fix="stop the other, or give one of the two another name; then resume",
+                )
+
+        self._patiently(write)
+        self._count += 1
 
     def annotate(self, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of the study; values must be JSON."""
-        with _guard(self.url):
-            for key, value in attributes.items():
-                self.study.set_user_attr(key, value)
+        """Set attributes of the study; values must be JSON.
+
+        Raises:
+            StorageError: they could not be written.
+        """
+        for key, value in attributes.items():
+            self._patiently(partial(self._annotate, key, value))
+        self._patiently(lambda again: self._trials.settle())
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Attributes of the study."""
-        with _guard(self.url):
-            return dict(self.study.user_attrs)
+        return self._patiently(lambda again: dict(self.study.user_attrs))
 
-    def _recorded(self) -> list[FrozenTrial]:
-        """All trials as Optuna reads them; a value that is no JSON is found by reading them one by one."""
-        try:
-            return self.study.get_trials(deepcopy=False)
-        except ValueError:
-            storage = self.study._storage
-            with contextlib.suppress(KeyError):  # the end of the trials: the damage lies elsewhere
-                for number in itertools.count():
-                    identity = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-                    try:
-                        storage.get_trial(identity)
-                    except ValueError as error:
-                        raise self._damaged(number, error) from error
-            raise
+    def _annotate(self, key: str, value: Any, again: bool) -> None:
+        self.study.set_user_attr(key, value)  # twice is as good as once
 
-    def _read(self, frozen: FrozenTrial) -> Trial:
+    def _patiently(self, work: Callable[[bool], T]) -> T:
+        return patiently(work, self.url, self._patience)
+
+    def _is_recorded(self, frozen: FrozenTrial) -> bool:
+        """Whether this very trial is in the storage, by its number."""
+        with closing(self._trials.read(frozen.number)) as found:
+            _, _, text = next(found, (0, None, ""))
+        return text == json.dumps(frozen.system_attrs[RECORD])
+
+    def _read(self, number: int, state: TrialState, text: str) -> Trial:
         try:
-            return _from_frozen(frozen)
+            return _from_record(number, state, json.loads(text))
         except StorageError:
             raise
         except Exception as error:  # a record may be damaged in any way
-            raise self._damaged(frozen.number, error) from error
-
-    def _damaged(self, number: int, error: Exception) -> StorageError:
-        return StorageError(
-            f"trial {number} of study {self.name!r} in {self.url} is damaged",
-            got=f"{type(error).__name__}: {error}",
-            fix="restore the ledger from a copy, or remove the run",
-        )
+            raise StorageError(
+                f"trial {number} of study {self.name!r} in {self.url} is damaged",
+                got=f"{type(error).__name__}: {error}",
+                fix="restore the ledger from a copy, or remove the run",
+            ) from error
 
     def _to_frozen(self, trial: Trial) -> FrozenTrial:
         violations = {label: float(value) for label, value in trial.violations.items()}
@@ -242,14 +187,20 @@ class Ledger:
         frozen = optuna.create_trial(
             state=_STATES[trial.state],
             values=[trial.value(objective.metric) for objective in self._objectives] if complete else None,
-            params={variable.name: _parameter(variable, trial.assignment) for variable in self._variables},
-            distributions={variable.name: _distribution(variable) for variable in self._variables},
             user_attrs=_attributes(trial),
-            system_attrs={_RECORD: _record(trial), **({_DASHBOARD_CONSTRAINTS: shown} if shown else {})},
+            system_attrs={RECORD: _record(trial), **({_DASHBOARD_CONSTRAINTS: shown} if shown else {})},
             intermediate_values={step: value for step, (_, value) in enumerate(trial.reports, 1)},
             constraints=violations,
         )
-        frozen.datetime_complete = datetime.now()
+        frozen.params = {
+            name: trial.assignment.mean_bits(name)
+            if isinstance(distribution, FloatDistribution)
+            else _bits(trial, name)
+            for name, distribution in self._parameters.items()
+        }
+        frozen.distributions = self._parameters
+        frozen.number = self._count
+        frozen.datetime_complete = datetime.now(UTC).astimezone()  # local times jump, and may begin after their end
         frozen.datetime_start = frozen.datetime_complete - timedelta(seconds=trial.seconds)
         return frozen
 
@@ -273,7 +224,7 @@ def _record(trial: Trial) -> dict[str, Any]:
     """What a replay needs, exactly."""
     return {
         "state": trial.state,
-        "assignment": trial.assignment.to_json(),
+        "assignment": trial.assignment.to_record(),
         "cost": None if trial.cost is None else cost_to_json(trial.cost),
         "quality": None if trial.quality is None else quality_to_json(trial.quality),
         "violations": dict(trial.violations),
@@ -283,20 +234,14 @@ def _record(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _check_ours(frozen: FrozenTrial) -> None:
-    if _RECORD not in frozen.system_attrs:
-        raise StorageError(f"trial {frozen.number} was not written by qsearch", fix="use a study of its own")
-
-
-def _from_frozen(frozen: FrozenTrial) -> Trial:
-    _check_ours(frozen)
-    record = frozen.system_attrs[_RECORD]
-    cost, quality = record["cost"], record["quality"]
+def _from_record(number: int, state: TrialState, record: Mapping[str, Any]) -> Trial:
+    cost, quality, assignment = record["cost"], record["quality"], record["assignment"]
     known = {value: key for key, value in _STATES.items() if key != "pruned"}  # ledgers from before trials were pruned
+    as_json = isinstance(assignment, str)  # ledgers from before bits per kernel were packed
     return Trial(
-        number=frozen.number,
-        assignment=BitAssignment.from_json(record["assignment"]),
-        state=record.get("state") or known[frozen.state],  # type: ignore[arg-type]  # the keys are the literals
+        number=number,
+        assignment=BitAssignment.from_json(assignment) if as_json else BitAssignment.from_record(assignment),
+        state=record.get("state") or known[state],  # type: ignore[arg-type]  # the keys are the literals
         cost=None if cost is None else cost_from_json(cost),
         quality=None if quality is None else quality_from_json(quality),
         violations=record["violations"],
@@ -306,9 +251,9 @@ def _from_frozen(frozen: FrozenTrial) -> Trial:
     )
 
 
-def _parameter(variable: Variable, assignment: BitAssignment) -> float | int:
-    bits = assignment[variable.name]
-    return assignment.mean_bits(variable.name) if variable.length > 1 or not isinstance(bits, int) else bits
+def _bits(trial: Trial, name: str) -> int | float:
+    bits = trial.assignment.packed(name)
+    return bits if isinstance(bits, int) else trial.assignment.mean_bits(name)
 
 
 def _distribution(variable: Variable) -> BaseDistribution:

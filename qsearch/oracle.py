@@ -9,6 +9,9 @@ other in the order of asking, each as if it had been asked for alone: how many w
 
 Where the effort of an evaluation grows in steps and there is a pruner, a hopeless one ends early. An evaluation costs the
 share of the full effort that was spent on it; one may begin as long as any of the budget is left.
+
+Where its samples come some at a time and there is a stopper, an evaluation ends when they decide it. It costs a whole one all the
+same, so that a search goes as far with a stopper as without.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +33,7 @@ from qsearch.assignment import BitAssignment
 from qsearch.errors import BudgetExhausted, ConfigError, EvaluationError, Failure, QSearchError, UserError, told
 from qsearch.problem import Problem
 from qsearch.protocols import Batching, Evaluator, Progressive, SensitivityTable, Teaching
-from qsearch.pruning import Pruner, steps
+from qsearch.pruning import Pruner, Sampling, Stopper, steps
 from qsearch.sensitivity_cache import sensitivities
 from qsearch.trial import Cost, Quality, Report, Trial, TrialState
 
@@ -131,6 +134,14 @@ def _given(answer: Quality | Exception) -> Quality:
     if isinstance(answer, Exception):
         raise answer
     return answer
+
+
+def _next_of(found: Iterator[Quality]) -> Quality:
+    """The next of the qualities that grow with the samples seen."""
+    quality = next(found, None)
+    if quality is None:
+        raise EvaluationError("the parts of an evaluation must be all of its samples", got="fewer")
+    return quality
 
 
 @dataclass
@@ -296,7 +307,10 @@ class CampaignOracle:
         over = self._over(cost)
         if over and not self.evaluate_infeasible:
             return self._trial(assignment, "infeasible", cost, None, f"over {', '.join(over)}")
-        if self.pruner is not None and isinstance(self.evaluator, Progressive):
+        if isinstance(self.pruner, Stopper):
+            if isinstance(self.evaluator, Sampling):
+                return self._sampled(assignment, cost, self.evaluator, self.pruner)
+        elif self.pruner is not None and isinstance(self.evaluator, Progressive):
             return self._watched(assignment, cost, self.evaluator, self.pruner)
         ahead = None if self._ahead is None else self._ahead.answer(assignment)
         try:
@@ -320,19 +334,44 @@ class CampaignOracle:
                 if share == 1:
                     return self._trial(assignment, "complete", cost, quality, "", reports)
                 so_far = self._trial(assignment, "pruned", cost, quality, "", reports)
-                if verdict := self._verdict(pruner, so_far):
+                with self._blaming(pruner):
+                    verdict = pruner.verdict(so_far, self.trials, self.problem)
+                if verdict:
                     reached = f"{quality.name} {quality.metric:.4g}"
                     reason = f"pruned after {100 * share:.3g} % of the effort: {reached}, {verdict}"
                     return self._trial(assignment, "pruned", cost, quality, reason, reports)
 
-    def _verdict(self, pruner: Pruner, trial: Trial) -> str:
-        """What the pruner says; its own errors are no trial's.
+    def _sampled(self, assignment: BitAssignment, cost: Cost, evaluator: Sampling, stopper: Stopper) -> Trial:
+        """An evaluation that the stopper may end after any part of its samples; it counts as a whole one."""
+        try:
+            difficulty = evaluator.difficulty()
+        except Exception as error:
+            return self._failed(assignment, cost, error)
+        with self._blaming(stopper):
+            parts = stopper.parts(assignment, difficulty, self.seed)
+        with closing(evaluator.sampled(assignment, parts, seed=self.seed)) as found:
+            while True:
+                try:
+                    quality = checked(_next_of(found), self.problem.quality_name)
+                except Exception as error:
+                    return self._failed(assignment, cost, error)
+                so_far = self._trial(assignment, "complete", cost, quality, "")
+                if quality.samples == len(difficulty):
+                    return so_far
+                with self._blaming(stopper):
+                    end = stopper.ending(so_far, difficulty, self.trials, self.problem)
+                if end is not None:
+                    return self._trial(assignment, end.state, cost, end.quality, end.reason)
+
+    @contextmanager
+    def _blaming(self, pruner: Pruner) -> Iterator[None]:
+        """A pruner's own errors are no trial's.
 
         Raises:
             Failure: it raised one.
         """
         try:
-            return pruner.verdict(trial, self.trials, self.problem)
+            yield
         except QSearchError:
             raise
         except Exception as error:

@@ -201,6 +201,12 @@ class Problem:
         """The same of upper bounds only: what fewer bits can mend."""
         return self._worst([bound for bound in self.cost_bounds if not bound.at_least], x)
 
+    def excess(self, totals: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """:meth:`overruns` of costs that are known, metric → shape (A,); there must be such bounds."""
+        over = [bound.violation(totals[bound.metric]) for bound in self.cost_bounds if not bound.at_least]
+        found: NDArray[np.float64] = np.max(over, axis=0)
+        return found
+
     def _worst(self, bounds: Sequence[Bound], x: NDArray[np.int64]) -> NDArray[np.float64]:
         worst = np.full(len(x), -np.inf)
         if bounds:

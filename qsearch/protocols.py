@@ -1,7 +1,7 @@
 """The seams: everything a plug-in can be, on one page.
 
 A plug-in is one class. It is found by an entry point (``qsearch.cost_models``, ``.targets``, ``.workloads``,
-``.evaluators``, ``.pruners``, ``.searchers``, ``.sensitivities``, ``.rewards``), or named in a campaign file as
+``.evaluators``, ``.pruners``, ``.searchers``, ``.sensitivities``, ``.rewards``, ``.workers``), or named in a campaign file as
 ``module:Class`` or ``path/to/file.py:Class``. The page of pruners is :mod:`qsearch.pruning`.
 If the class has a nested pydantic model ``Options``, it is built as ``Class(options)``, else as ``Class()``; evaluators
 get the workload and its layers in front, ``Class(workload, layers, options)``, rewards the problem.
@@ -12,6 +12,7 @@ Contracts that check a plug-in are in :mod:`qsearch.testing`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -197,6 +198,22 @@ class Batching(Protocol):
 
         Raises:
             Failure: nobody is left to answer.
+        """
+        ...
+
+
+class Workers(Protocol):
+    """Other processes, here or on other machines, that evaluate in the place of the campaign's own."""
+
+    active: bool = True
+    """Whether there are any."""
+
+    def start(self, evaluator: Evaluator) -> AbstractContextManager[Batching]:
+        """Inside, workers that hold a copy of the evaluator each; afterwards they are gone.
+
+        Raises:
+            PluginError: the evaluator cannot be copied.
+            Failure: no worker could be started.
         """
         ...
 

@@ -7,13 +7,22 @@ that it had: a lower estimate of what it would have come to. It is never the bes
 Pruners judge by the metric alone, more of it being better, and never by costs: those are known before anything is spent.
 Bounds on costs are kept before, by the oracle.
 
+An evaluator whose answer is a mean over samples (:class:`Sampling`) may be asked for some of them at a time. What is seen then
+is no lower estimate but a part of the whole, and says with a known error what the whole can still be: a :class:`Stopper`
+ends an evaluation when the rest of its samples cannot change what is decided on it. It counts as a whole evaluation, so that
+a search takes the same course; what is saved is samples, and time.
+
 Like searchers, pruners are deterministic given what is recorded, so that resume is replay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qsearch.assignment import BitAssignment
 from qsearch.errors import ConfigError, EvaluationError
@@ -36,6 +45,80 @@ class Pruner(Protocol):
         Args:
             trial: what would be recorded if it ended now: its ``reports``, the latest last, and its ``quality`` there.
             earlier: all trials before it, in order.
+        """
+        ...
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """An evaluator whose quality is a mean over samples, which it can be asked for some at a time."""
+
+    def difficulty(self) -> NDArray[np.float64]:
+        """How hard each of its N samples is for the float network, its loss say, in data order, shape (N,)."""
+        ...
+
+    def sampled(
+        self, assignment: BitAssignment, parts: Sequence[NDArray[np.intp]], *, seed: int = 0
+    ) -> Generator[Quality]:
+        """The quality on the samples of each part and of all before it.
+
+        Outcomes have shape (N,), in data order, NaN where a sample was in no part yet. After all N samples the quality is that
+        of :meth:`Evaluator.evaluate`, but for rounding, as other samples share a batch. Close it to spend no more.
+
+        Args:
+            parts: positions of samples in data order, no sample twice.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is recorded of an evaluation that was ended before its last sample.
+
+    Attributes:
+        state: "complete" where it is decided that all bounds on quality are met, "pruned" where it is of no more use.
+        quality: what is known; ``samples`` is how many were seen, and ``outcomes`` None.
+        reason: why it is ended.
+    """
+
+    state: Literal["complete", "pruned"]
+    quality: Quality
+    reason: str
+
+
+@runtime_checkable
+class Stopper(Pruner, Protocol):
+    """A pruner of evaluations by samples: it says which come first, and when those seen decide."""
+
+    def parts(
+        self, assignment: BitAssignment, difficulty: NDArray[np.float64], seed: int
+    ) -> Sequence[NDArray[np.intp]]:
+        """Positions of all samples, in the order of evaluation, in parts after each of which it is asked for an ending.
+
+        It must depend on nothing but its arguments.
+
+        Args:
+            difficulty: see :meth:`Sampling.difficulty`.
+        """
+        ...
+
+    def ending(
+        self, trial: Trial, difficulty: NDArray[np.float64], earlier: Sequence[Trial], problem: Problem
+    ) -> Ending | None:
+        """How an evaluation should end now; None to let it go on. It must depend on nothing but its arguments.
+
+        Args:
+            trial: what would be recorded if it ended now, its quality being that of the samples so far.
+            difficulty: as for :meth:`parts`.
+            earlier: all trials before it, in order.
+        """
+        ...
+
+    def check(self, problem: Problem) -> None:
+        """Raise unless samples can decide anything in a problem.
+
+        Raises:
+            ConfigError: they cannot.
         """
         ...
 

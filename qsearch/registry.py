@@ -19,10 +19,20 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qsearch.errors import ConfigError, PluginError, nearest
-from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Target, Workload
+from qsearch.protocols import CostModel, Evaluator, Reward, Searcher, Sensitivity, Target, Workers, Workload
 from qsearch.pruning import Pruner
 
-Seam = Literal["cost_models", "targets", "workloads", "evaluators", "searchers", "sensitivities", "rewards", "pruners"]
+Seam = Literal[
+    "cost_models",
+    "targets",
+    "workloads",
+    "evaluators",
+    "searchers",
+    "sensitivities",
+    "rewards",
+    "pruners",
+    "workers",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ _SHAPES: Mapping[Seam, _Shape] = {
     "sensitivities": _Shape("sensitivity", Sensitivity, ("table",)),
     "rewards": _Shape("reward", Reward, ("__call__",)),
     "pruners": _Shape("pruner", Pruner, ("verdict",)),
+    "workers": _Shape("kind of workers", Workers, ("start",)),
 }
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
+from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment, Packed
 from qsearch.errors import SpaceError, nearest
 from qsearch.overlay import ALL
 
@@ -216,7 +216,13 @@ class SearchSpace:
         x = np.asarray(x, dtype=np.int64)
         if x.shape != (self.dimension,):
             raise SpaceError(f"an index vector of this space has shape ({self.dimension},)", got=x.shape)
-        return BitAssignment({name: value[0] for name, value in self.bits(x[None]).items()})
+        if np.any(x < 0) or np.any(x >= self.choice_counts):
+            raise SpaceError("every index must be within the choices of its decision", got=f"{x.min()}..{x.max()}")
+        chosen = self.bits_of(x).tobytes()
+        found: dict[str, Packed] = {name: int(bits) for name, bits in (self.fixed or {}).items()}
+        for variable in self.variables:
+            found.update(dict.fromkeys(variable.sites, chosen[variable.start : variable.start + variable.length]))
+        return BitAssignment.unpacked({site.name: found[site.name] for site in self.sites})
 
     def encode(self, assignment: BitAssignment) -> NDArray[np.int64]:
         """Index vector of an assignment, shape (D,).
@@ -224,15 +230,16 @@ class SearchSpace:
         Raises:
             SpaceError: the assignment is not in the space.
         """
-        self.check(assignment)
-        x = np.empty(self.dimension, dtype=np.int64)
-        for variable in self.variables:
-            bits = assignment.vector(variable.name, variable.length)
-            x[variable.slice] = np.searchsorted(variable.choices, bits)
-        return x
+        self._check_names(assignment)
+        return self._indices(assignment)
 
     def check(self, assignment: BitAssignment) -> None:
         """Raise :class:`SpaceError` unless the assignment lies in the space."""
+        self._check_names(assignment)
+        self._indices(assignment)
+
+    def _check_names(self, assignment: BitAssignment) -> None:
+        """Sites, fixed sites and ties; what is left can be wrong in its bits only."""
         if set(assignment) != set(self._by_name):
             missing, extra = set(self._by_name) - set(assignment), set(assignment) - set(self._by_name)
             raise SpaceError(
@@ -240,16 +247,56 @@ class SearchSpace:
                 got=f"missing {sorted(missing)[:3]}, unknown {sorted(extra)[:3]}",
             )
         for name, bits in (self.fixed or {}).items():
-            if assignment[name] != bits:
+            if assignment.packed(name) != bits:
                 raise SpaceError(f"site {name!r} is fixed at {bits} bits", got=assignment[name])
         for variable in self.variables:
-            for name in variable.sites:
-                if assignment[name] != assignment[variable.name]:
+            for name in variable.sites[1:]:
+                if assignment.packed(name) != assignment.packed(variable.name):
                     raise SpaceError(f"sites {variable.name!r} and {name!r} are tied", got="different bits")
-            chosen = assignment.vector(variable.name, variable.length)
-            wrong = chosen[~np.isin(chosen, variable.choices)]
-            if wrong.size:
-                raise SpaceError(f"site {variable.name!r} allows {list(variable.choices)} bits", got=int(wrong[0]))
+
+    def _indices(self, assignment: BitAssignment) -> NDArray[np.int64]:
+        """Position of each decision's bits among its choices, shape (D,); all decisions are looked up at once."""
+        parts = [assignment.packed(variable.name) for variable in self.variables]
+        for variable, part in zip(self.variables, parts, strict=True):
+            if not isinstance(part, int) and len(part) != variable.length:
+                assignment.vector(variable.name, variable.length)  # which says what is wrong
+        one = (
+            bytes((part,)) * v.length if isinstance(part, int) else part
+            for v, part in zip(self.variables, parts, strict=True)
+        )
+        bits = np.frombuffer(b"".join(one), dtype=np.uint8)
+        found = self._index_of.take(self._rows + bits)
+        if self.dimension and found.min() < 0:
+            wrong = int(np.argmin(found))
+            variable = next(v for v in self.variables if v.start <= wrong < v.start + v.length)
+            raise SpaceError(f"site {variable.name!r} allows {list(variable.choices)} bits", got=int(bits[wrong]))
+        return found.astype(np.int64)
+
+    def bits_of(self, x: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Bits of each decision of an index vector that is known to be one, shape (D,)."""
+        return self._bits_of.take(self._rows + x)
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        """Where the table of each decision's variable begins in :attr:`_bits_of` and :attr:`_index_of`, shape (D,)."""
+        lengths = np.asarray([variable.length for variable in self.variables], dtype=np.int64)
+        return np.repeat(np.arange(len(lengths), dtype=np.int64) * (FLOAT_BITS + 1), lengths)
+
+    @cached_property
+    def _bits_of(self) -> NDArray[np.uint8]:
+        """Index → bits of each variable, one row of 33 after the other; 0 beyond its choices."""
+        table = np.zeros((len(self.variables), FLOAT_BITS + 1), dtype=np.uint8)
+        for row, variable in zip(table, self.variables, strict=True):
+            row[: len(variable.choices)] = variable.choices
+        return table.ravel()
+
+    @cached_property
+    def _index_of(self) -> NDArray[np.int8]:
+        """Bits → index of each variable, one row of 33 after the other; −1 for bits that are no choice."""
+        table = np.full((len(self.variables), FLOAT_BITS + 1), -1, dtype=np.int8)
+        for row, variable in zip(table, self.variables, strict=True):
+            row[list(variable.choices)] = range(len(variable.choices))
+        return table.ravel()
 
     def __contains__(self, assignment: object) -> bool:
         if not isinstance(assignment, BitAssignment):

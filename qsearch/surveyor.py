@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qsearch import registry
-from qsearch.campaign import prepare
 from qsearch.errors import ConfigError
 from qsearch.sensitivity_cache import sensitivities
+from qsearch.setting import prepare
 from qsearch.survey import Survey, SurveyConfig, only_prepared
 
 

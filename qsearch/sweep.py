@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from qsearch.campaign import Campaign, build_searcher, check_same, check_searcher, prepare
+from qsearch.campaign import Campaign, check_same
 from qsearch.config import CampaignConfig, Sweep, dump, load, merged
 from qsearch.errors import ConfigError, InfeasibleError
 from qsearch.oracle import CampaignOracle
 from qsearch.run import CONFIG_FILE, Run, no_run, root_of
+from qsearch.setting import Setting, build_searcher, check_searcher, prepare, staffed
 from qsearch.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ def run_sweep(
 ) -> list[Run]:
     """Run, or resume, every campaign of a sweep.
 
-    All its searchers are made, and asked whether they take the problem, before the first one runs.
+    All its searchers are made, and asked whether they take the problem, before the first one runs. Its campaigns share
+    their workers.
 
     Args:
         root: the folder that holds all runs.
@@ -51,18 +53,32 @@ def run_sweep(
         check_searcher(config, searcher, setting.problem)
     if whole is not None:
         dump(whole, root / sweep.name / SWEEP_FILE)
+
+    def run(config: CampaignConfig, setting: Setting) -> Run:
+        on_start(config)
+        found = Campaign(config, root, partial(on_trial, config)).run(setting)
+        on_run(found)
+        return found
+
+    with staffed(campaigns[0], setting) as setting:
+        return _each(campaigns, lambda config: run(config, setting))
+
+
+def _each(campaigns: Sequence[CampaignConfig], run: Callable[[CampaignConfig], Run]) -> list[Run]:
+    """Run campaign after campaign.
+
+    Raises:
+        InfeasibleError: as :func:`run_sweep`.
+    """
     runs: list[Run] = []
     missed: list[InfeasibleError] = []
     for config in campaigns:
-        on_start(config)
         try:
-            runs.append(Campaign(config, root, partial(on_trial, config)).run(setting))
+            runs.append(run(config))
         except InfeasibleError as error:
             missed.append(error)
             if len(campaigns) > 1:
                 log.warning("%s: %s", config.name, error)
-            continue
-        on_run(runs[-1])
     if not runs:
         raise missed[0]
     return runs
@@ -88,7 +104,7 @@ def _joined(sweep: Sweep, campaigns: Sequence[CampaignConfig], root: Path) -> Sw
     if not run_folders(folder) or not (folder / SWEEP_FILE).is_file():
         return sweep
     earlier = load(folder / SWEEP_FILE)
-    check_same(sweep, earlier, str(folder), free={"budget", "max_failures", "searcher", "seed"})
+    check_same(sweep, earlier, str(folder), free={"budget", "max_failures", "searcher", "seed", "workers"})
     return merged(sweep, earlier)
 
 

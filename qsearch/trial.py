@@ -31,7 +31,8 @@ class Quality:
         samples: number of samples n.
         standard_error: of ``metric``: s/√n with s the sample standard deviation of the scores.
         name: what the metric is called ("accuracy").
-        outcomes: score of each sample in data order, shape (n,); None where the evaluator has none.
+        outcomes: score of each sample in data order, shape (n,); None where the evaluator has none, or the metric is an
+            estimate of what more than n samples would give.
         details: how it was found, for people and for replay: {"epochs": 3, "start": digest of an assignment}.
     """
 
@@ -89,11 +90,12 @@ class Trial:
         number: position in the ledger, from 0.
         assignment: what was tried.
         state: "complete"; "infeasible" (a cost constraint is violated, quality not evaluated); "failed"; "pruned"
-            (its evaluation was ended before its full effort, as hopeless).
+            (its evaluation was ended before its full effort or its last sample, as hopeless).
         cost: from the cost model; None if that failed.
-        quality: None unless evaluated; of a pruned trial what it was when it ended, which is pessimistic.
+        quality: None unless evaluated; of a pruned trial what it was when it ended: pessimistic where effort was
+            saved, estimated where samples were; ``samples`` says how many it took.
         violations: constraint → signed violation as Optuna defines it: ≤ 0 is met.
-        reason: why a trial failed, was pruned or is infeasible; empty otherwise.
+        reason: why a trial failed, was pruned, is infeasible or complete before its last sample; empty otherwise.
         seconds: campaign time this trial took, the searcher's thinking before it included.
         reports: the metric as the effort grew, where the evaluation was watched; empty otherwise.
     """
@@ -122,6 +124,7 @@ class Trial:
     def effort(self) -> float:
         """Share of an evaluation that was spent on it: 0 or 1 unless it was watched and ended early.
 
+        One that ended before its last sample counts as a whole.
         A failure counts up to its last report, as nobody knows how far it came after it; without any, as a whole.
         """
         if not self.evaluated:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.evaluate.data import read
 from qsearch.layers import Layer
 from qsearch.protocols import Evaluator, Workload
 from qsearch.report.statistics import Interval, paired_difference
+from qsearch.setting import layers_of
 from qsearch.trial import Quality
 
 INPUT_BITS = 8

@@ -16,9 +16,9 @@ from worker import Quantized, main
 
 from qsearch import registry
 from qsearch.assignment import FLOAT_BITS
-from qsearch.campaign import layers_of
 from qsearch.errors import BudgetExhausted
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.workloads.base import ArrayWorkload, Samples, Splits
 

@@ -6,7 +6,9 @@ Ranges, corrections and probes use calibration data, :meth:`PostTraining.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,16 +19,19 @@ from torch.nn import functional
 
 from qsearch.assignment import BitAssignment
 from qsearch.evaluate.data import Split, read
+from qsearch.evaluate.execution import Execution, Executor
 from qsearch.evaluate.fidelity import check_fidelity
 from qsearch.evaluate.fingerprint import digest, sources
 from qsearch.evaluate.float_network import CalibratedFloatNetwork
 from qsearch.evaluate.lessons import lessons_of
+from qsearch.evaluate.pace import fastest, layout
 from qsearch.evaluate.scoring import Scoring
 from qsearch.evaluate.threads import threads
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
 from qsearch.quantize.modules import Inputs, forward
 from qsearch.quantize.network import QuantizedNetwork
+from qsearch.quantize.reuse import default_memory
 from qsearch.registry import PluginOptions
 from qsearch.training.lessons import Lessons
 from qsearch.trial import Quality
@@ -56,15 +61,27 @@ class PostTraining:
             samples: the first n validation samples are used; all if None.
             calibration_samples: the first n calibration samples are used.
             correction: take out the shift that quantisation causes.
+            correction_samples: the first n calibration samples are used for it, all of them if None. It is a shift from what
+                the float network gives on the same samples, so that far fewer do than statistics would need. Given and
+                compiled, the correction is one program too.
             batch_size: samples in a forward pass; the correction takes all its samples in one.
             threads: processor threads during an evaluation; as they are if None.
+            execution: "eager", the network as it is; "channels-last", its maps laid out so, which suits many convolutions;
+                "compiled", by a program in C++, ``batch_size`` samples at a time; "fastest", what a short trial finds to be
+                best on this machine, its batch size included. All give the same but for rounding.
+            reuse: MiB for activations that evaluations leave for later ones whose assignments begin alike: those start where
+                theirs differs, and give the same to the last bit. 1024 if None, or an eighth of the machine's memory
+                where that is less; 0 for nothing.
         """
 
         samples: int | None = Field(default=None, ge=1)
         calibration_samples: int = Field(default=512, ge=1)
         correction: bool = True
+        correction_samples: int | None = Field(default=None, ge=1)
         batch_size: int = Field(default=64, ge=1)
         threads: int | None = Field(default=None, ge=1)
+        execution: Execution = "eager"
+        reuse: int | None = Field(default=None, ge=0)
 
     def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
         self._workload = workload
@@ -74,10 +91,21 @@ class PostTraining:
         self._validation = read(workload.validation(), self._named("validation"), options.samples)
         self._test: Split | None = None
         batches = [batch.inputs for batch in self._calibration.batches(options.batch_size)]
-        self.scoring = Scoring(workload, self._floating, options.batch_size)
         with threads(options.threads):
-            self.network = QuantizedNetwork(workload.model(), layers, batches, correction=options.correction)
+            self._plan = layout(workload.model(), self._validation, options.execution, options.batch_size)
+            model = self._plan.laid_out(workload.model())
+            self.network = QuantizedNetwork(
+                model,
+                layers,
+                batches,
+                correction=options.correction,
+                correction_samples=options.correction_samples,
+                reuse=(default_memory() if options.reuse is None else options.reuse) << 20,
+            )
+            self.network.know(self._validation.inputs)
             self._float_output = self.network.calibration_output()
+            self._executor = self._execution()
+        self.scoring = Scoring(workload, self._floating, self._executor.plan.batch_size)
         self.scoring.check([], self._float_output, self._calibration)
 
     @property
@@ -115,6 +143,35 @@ class PostTraining:
         check_fidelity(fidelity)
         return self._quality(assignment, self._validation.share(fidelity))
 
+    @cached_property
+    def _difficulty(self) -> NDArray[np.float64]:
+        losses = list[float]()
+        with threads(self._options.threads), torch.inference_mode():
+            for batch in self._validation.batches(self._options.batch_size):
+                rows = zip(self._floating(batch.inputs).unbind(), batch.targets.unbind(), strict=True)
+                losses += [self.scoring.loss(output[None], target[None]) for output, target in rows]
+        return np.asarray(losses)
+
+    def difficulty(self) -> NDArray[np.float64]:
+        """Loss of the float network on each validation sample, shape (N,); see :class:`qsearch.pruning.Sampling`."""
+        return self._difficulty
+
+    def sampled(
+        self, assignment: BitAssignment, parts: Sequence[NDArray[np.intp]], *, seed: int = 0
+    ) -> Generator[Quality]:
+        """See :class:`qsearch.pruning.Sampling`; the network takes on the assignment, and is corrected, once.
+
+        Raises:
+            SpaceError, DataError, EvaluationError: as :meth:`evaluate`.
+        """
+        with threads(self._options.threads), torch.inference_mode():
+            run = self._executor.take_on(assignment)
+        with closing(self.scoring.sampled(run, self._validation, parts, self.network.model)) as found:
+            for _ in parts:
+                with threads(self._options.threads):
+                    quality = next(found)
+                yield quality
+
     def test(self, assignment: BitAssignment) -> Quality:
         """Quality on the whole test split.
 
@@ -139,7 +196,7 @@ class PostTraining:
             loss = self.scoring.loss(output, self._calibration.targets)
             distance = divergence(self._float_output, output)
         self.scoring.check([loss, distance], output, self._calibration)
-        return Probe(loss, distance, self.network.passes * len(self._calibration))
+        return Probe(loss, distance, round(self.network.passes * len(self._calibration)))
 
     def weight_errors(self, site: str, bits: int) -> NDArray[np.float64]:
         """Squared quantisation error of each kernel of a weight site at one bitwidth, shape (kernels,)."""
@@ -179,7 +236,9 @@ class PostTraining:
             (
                 tuple((layer.name, layer.overlay) for layer in self._layers),
                 self._options.correction,
+                self._options.correction_samples,
                 self._options.batch_size,
+                self._plan.channels_last,
                 loss,
                 code,
             ),
@@ -200,8 +259,16 @@ class PostTraining:
 
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
         with threads(self._options.threads), torch.inference_mode():
-            self.network.apply(assignment)
-            return self.scoring.quality(self.network, data, self.network.model)
+            return self.scoring.quality(self._executor.take_on(assignment), data, self.network.model)
+
+    def _execution(self) -> Executor:
+        """What runs the network on data to be scored."""
+        few = self._options.correction_samples if self._options.correction else None
+        calibration = None if few is None else self._calibration.head(few).inputs
+        if self._options.execution == "fastest":
+            return fastest(self.network, self._workload.model(), self._validation, self._plan, calibration)
+        example = self._validation.head(self._plan.batch_size).inputs
+        return Executor(self.network, self._plan, example, calibration)
 
     def _floating(self, inputs: Inputs) -> Tensor:
         """Output of the float network."""

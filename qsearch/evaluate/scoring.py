@@ -5,7 +5,7 @@ Notation: n samples of a split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -47,8 +47,36 @@ class Scoring:
             DataError: a loss or score that is not what :class:`Workload` asks for.
             EvaluationError: NaN or infinity, and whether the float network gives it too.
         """
+        with counted(nn.Identity() if module is None else module) as spikes:
+            losses, scores = self._judged(network, data)
+        found = Quality.from_outcomes(scores, losses / len(data), self._workload.metric)
+        return found if spikes is None else replace(found, details={SPIKES: spikes.total / len(data)})
+
+    def sampled(
+        self, network: Network, data: Split, parts: Sequence[NDArray[np.intp]], module: nn.Module | None = None
+    ) -> Generator[Quality]:
+        """Quality on the samples of each part and of all before it; see :class:`qsearch.pruning.Sampling`.
+
+        Raises:
+            DataError, EvaluationError: as :meth:`quality`.
+        """
+        outcomes = np.full(len(data), np.nan, dtype=np.float32)
+        losses = total = 0.0
+        for part in parts:
+            chosen = data.take(torch.from_numpy(part))
+            with counted(nn.Identity() if module is None else module) as spikes:
+                more, outcomes[part] = self._judged(network, Split(chosen.inputs, chosen.targets))
+            losses, total = losses + more, total + (0.0 if spikes is None else spikes.total)
+            seen = outcomes[~np.isnan(outcomes)]
+            found = Quality.from_outcomes(seen, losses / seen.size, self._workload.metric)
+            yield replace(
+                found, outcomes=outcomes.copy(), details={} if spikes is None else {SPIKES: total / seen.size}
+            )
+
+    def _judged(self, network: Network, data: Split) -> tuple[float, NDArray[np.float32]]:
+        """Sum of the losses, and score of each sample, shape (n,)."""
         losses, scores = 0.0, list[Tensor]()
-        with torch.inference_mode(), counted(nn.Identity() if module is None else module) as spikes:
+        with torch.inference_mode():
             for batch in data.batches(self._batch_size):
                 output = network(batch.inputs)
                 loss = self.loss(output, batch.targets)
@@ -56,9 +84,8 @@ class Scoring:
                 self.check([loss, float(score.sum())], output, batch)
                 losses += loss * len(batch)
                 scores.append(score)
-        outcomes: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
-        found = Quality.from_outcomes(outcomes, losses / len(data), self._workload.metric)
-        return found if spikes is None else replace(found, details={SPIKES: spikes.total / len(data)})
+        found: NDArray[np.float32] = torch.cat(scores).cpu().numpy()
+        return losses, found
 
     def loss(self, output: Tensor, targets: Tensor) -> float:
         """Mean loss of a batch.

@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram
 
 from qsearch.errors import ConfigError
 from qsearch.export.formats import WITHOUT_GRAPH, Runtime
-from qsearch.export.quiet import quietly
 from qsearch.quantize.modules import Inputs
+from qsearch.quantize.quiet import quietly
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from qsearch.errors import PluginError
 from qsearch.export.capture import Captured, capture
 from qsearch.export.deployment import Deployment, IntegerWeight
 from qsearch.export.formats import WITHOUT_GRAPH, unsupported
-from qsearch.export.quiet import quietly
 from qsearch.quantize.activations import ActivationQuantizer
+from qsearch.quantize.quiet import quietly
 
 try:
     import onnx

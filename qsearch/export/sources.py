@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from qsearch import finetuned
-from qsearch.campaign import Setting
 from qsearch.errors import ConfigError
 from qsearch.evaluate.data import Split
 from qsearch.export.deployment import Deployable, Trained
@@ -17,6 +16,7 @@ from qsearch.finetuning.tuning import validation_of
 from qsearch.protocols import Remembering
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.run import Run
+from qsearch.setting import Setting
 from qsearch.trial import Trial
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qsearch.campaign import prepare
 from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.data import Split
 from qsearch.export import INTEGERS, NETWORKS
@@ -26,6 +25,7 @@ from qsearch.export.sources import Source, evaluated
 from qsearch.layers import Layer
 from qsearch.quantize.modules import Inputs, forward
 from qsearch.run import Run
+from qsearch.setting import prepare
 from qsearch.trial import Trial
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from qsearch.campaign import Setting
 from qsearch.errors import SpaceError, StorageError
 from qsearch.evaluate.data import read
 from qsearch.files import write_atomically
@@ -42,6 +41,7 @@ from qsearch.quantize.network import QuantizedNetwork, Settled
 from qsearch.quantize.neurons import Register
 from qsearch.quantize.overlay import OverlaidWeight
 from qsearch.quantize.weights import QuantizedWeight
+from qsearch.setting import Setting
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid
 
 _PARTS = ("codes", "scales", "values", "errors")

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from qsearch import finetuned
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import Setting, prepare
 from qsearch.errors import ConfigError, DataError, StorageError
 from qsearch.evaluate.data import Split, read
 from qsearch.evaluate.scoring import Scoring
@@ -34,6 +33,7 @@ from qsearch.quantize.modules import Inputs
 from qsearch.quantize.network import QuantizedNetwork
 from qsearch.run import Run, provenance
 from qsearch.serialise import quality_to_json
+from qsearch.setting import Setting, prepare
 from qsearch.training.devices import outputs_of, repeatable
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from qsearch.assignment import FLOAT_BITS, BitArray
+from qsearch.assignment import FLOAT_BITS, BitArray, BitAssignment
 from qsearch.errors import CostModelError, SpaceError
 from qsearch.hardware.constants import Constant, Platform, overridden
 from qsearch.layers import Layer
 from qsearch.protocols import CostModel
 from qsearch.registry import PluginOptions
 from qsearch.space import SiteBits
+from qsearch.trial import Cost
 
 Costs = Mapping[str, NDArray[np.float64]]
 """Metric → cost of each assignment of a batch, shape (A,)."""
@@ -80,6 +81,18 @@ class VectorCostModel(CostModel):
         """
         costs = self._checked_costs(layer, np.asarray(weight_bits)[None], np.asarray([activation_bits]))
         return {metric: float(value[0]) for metric, value in costs.items()}
+
+    def estimate(self, layers: Sequence[Layer], assignment: BitAssignment) -> Cost:
+        """Cost of a network, with its breakdown by layer; bits of an assignment were checked when it was made."""
+        if type(self).layer_cost is not VectorCostModel.layer_cost:  # a subclass has its own
+            return super().estimate(layers, assignment)
+        parts: dict[str, Mapping[str, float]] = {}
+        for layer in layers:
+            weight = assignment.vector(layer.weight_site, layer.kernels)[None]
+            costs = self.layer_costs(layer, weight, np.asarray([assignment.highest(layer.activation_site)]))
+            _check_answer(layer, costs, 1)
+            parts[layer.name] = {metric: float(value[0]) for metric, value in costs.items()}
+        return self.added_up(parts)
 
     def estimate_many(self, layers: Sequence[Layer], bits: SiteBits) -> Mapping[str, NDArray[np.float64]]:
         """Totals of a batch of A assignments: metric → shape (A,); no loop over the assignments.

@@ -141,6 +141,8 @@ class LookUpTable(Tabulated):
         and spreads, share one measurement, which errs for all of them alike: their spreads are added first.
         """
         cost = super().estimate(layers, assignment)
+        if not any(self._filled(layer)[1] for layer in layers):
+            return cost
         sums: dict[tuple[str, str], float] = {}
         for layer in layers:
             weight = assignment.vector(layer.weight_site, layer.kernels)[None]

@@ -18,7 +18,6 @@ from typing import Any
 
 from qsearch import registry
 from qsearch.arguments import plain_name
-from qsearch.campaign import layers_of
 from qsearch.commands import print_json, print_table
 from qsearch.errors import ConfigError, DataError, Interrupted
 from qsearch.hardware_tools.check_options import options_of
@@ -28,6 +27,7 @@ from qsearch.hardware_tools.fit_table import fit_json, fit_lines, fit_table
 from qsearch.hardware_tools.fit_totals import NetworkTotal, network_totals
 from qsearch.measurements import Measurement, Point, geometry
 from qsearch.measuring import Bench
+from qsearch.setting import layers_of
 from qsearch.surrogates.acquire import rule
 from qsearch.surrogates.fitted import Fitted
 from qsearch.surrogates.judging import HeldOut, Judgement

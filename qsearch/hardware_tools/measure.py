@@ -10,7 +10,6 @@ from rich.progress import Progress
 
 from qsearch import arguments, registry
 from qsearch.assignment import FLOAT_BITS
-from qsearch.campaign import layers_of
 from qsearch.commands import print_json
 from qsearch.errors import ConfigError, Failure, Interrupted
 from qsearch.hardware_tools.bits import bits_asked
@@ -21,6 +20,7 @@ from qsearch.layers import Layer
 from qsearch.measured_table import TABLE, write_table
 from qsearch.measurements import Measurement, Point, alike
 from qsearch.measuring import Bench, Pair, listed, measure_points
+from qsearch.setting import layers_of
 from qsearch.terminal import progress_bars, set_up_logging, stderr
 
 USUAL_BITS = (2, 4, 8, FLOAT_BITS)

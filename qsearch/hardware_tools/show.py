@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsearch import registry
-from qsearch.campaign import layers_of
 from qsearch.commands import print_json
 from qsearch.errors import ConfigError
 from qsearch.hardware_tools.check_options import make, options_of
@@ -16,6 +15,7 @@ from qsearch.hardware_tools.show_table import as_json as to_json
 from qsearch.hardware_tools.show_table import constants_table, notes, parts, print_narrow, table
 from qsearch.protocols import CostModel
 from qsearch.report.write import write_document
+from qsearch.setting import layers_of
 from qsearch.terminal import set_up_logging
 
 

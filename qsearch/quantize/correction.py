@@ -49,8 +49,9 @@ from qsearch.protocols import Correction
 from qsearch.quantize.firing_rates import FiringRate
 from qsearch.quantize.lockstep import in_lockstep, wait
 from qsearch.quantize.modules import CONVOLUTIONS, Inputs, forward, given, head
-from qsearch.quantize.moments import Moments, Sums, channel_sums, moments
+from qsearch.quantize.moments import Moments, Sums, channel_sums, channel_totals, moments
 from qsearch.quantize.passes import hooked
+from qsearch.quantize.reuse import Reuse
 from qsearch.spiking.neurons import Neuron
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,23 @@ is constant (its kernel is pruned, or dead in the float network), and the quotie
 
 
 class _Site:
-    """A place in the network that is measured: in float once, and under each assignment."""
+    """A place in the network that is measured: in float once, and under each assignment.
 
-    def __init__(self, module: nn.Module, axis: int) -> None:
+    Attributes:
+        module: whose input or output is measured.
+        reference: what was found of each of its runs in float.
+        found: the same under an assignment.
+
+    Args:
+        axis: of the channels.
+        stored: what of the module is corrected while passes run.
+    """
+
+    sums = staticmethod(channel_sums)
+
+    def __init__(self, module: nn.Module, axis: int, *stored: Tensor) -> None:
         self.module = module
+        self._stored = stored
         self.reference: list[Moments] = []
         self.found: list[Moments] = []
         self._axis = axis
@@ -75,30 +89,39 @@ class _Site:
         self._waiting.clear()
         self.found.clear()
 
+    def state(self) -> tuple[list[Moments], tuple[Tensor, ...]]:
+        """What was found so far, and what is stored."""
+        return list(self.found), tuple(stored.clone() for stored in self._stored)
+
+    def restore(self, state: tuple[list[Moments], tuple[Tensor, ...]]) -> None:
+        """Take on such a state."""
+        self.found[:] = state[0]
+        for stored, value in zip(self._stored, state[1], strict=True):
+            stored.copy_(value)
+
     def gather(self, x: Tensor, into: list[Moments]) -> bool:
         """Wait until all batches are here; the first to go on notes their moments, and is told so."""
-        self._waiting.append(channel_sums(x, self._axis))
+        run = len(into)
+        self._waiting.append(self.sums(x, self._axis))
         wait()
-        first = bool(self._waiting)
+        first = len(into) == run  # who comes here again, in a next run of the module, waits until all have been here
         if first:
             into.append(moments(self._waiting))
             self._waiting.clear()
-        wait()  # nobody comes here again, in a next run of the module, before all have seen who was first
         return first
 
     @property
     def shift(self) -> Tensor:
         """Mean found less mean in float, averaged over the runs so far, shape (C,)."""
         pairs = zip(self.found, self.reference, strict=False)
-        return torch.stack([found[0] - reference[0] for found, reference in pairs]).mean(0)
+        return _mean([found[0] - reference[0] for found, reference in pairs])
 
 
 class _Norm(_Site):
     """A batch-norm with stored statistics."""
 
     def __init__(self, module: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-        super().__init__(module, 1)
-        self._stored = mean, variance
+        super().__init__(module, 1, mean, variance)
         self._original = mean.clone(), variance.clone()
 
     def reset(self) -> None:
@@ -115,7 +138,7 @@ class _Norm(_Site):
             mean, variance = self._original
             pairs = zip(self.found, self.reference, strict=False)
             ratios = [variance_ratio(found[1], reference[1], variance) for found, reference in pairs]
-            self._store(mean + self.shift, variance * torch.stack(ratios).mean(0))
+            self._store(mean + self.shift, variance * _mean(ratios))
 
     def _store(self, mean: Tensor, variance: Tensor) -> None:
         self._stored[0].copy_(mean)
@@ -129,23 +152,25 @@ class _Bias(_Site):
         rounds: its output is of reduced precision: rounded before the shift is taken out, and not as with another bias.
     """
 
+    sums = staticmethod(channel_totals)  # of a shift, the mean is all
+
     def __init__(self, module: nn.Module, channels: int) -> None:
         super().__init__(module, 1 if isinstance(module, CONVOLUTIONS) else -1)
         weight, bias = module.weight, module.bias
         assert isinstance(weight, Tensor)
         self._original = bias.detach().clone() if isinstance(bias, Tensor) else weight.new_zeros(channels)
-        self._stored = nn.Parameter(self._original.clone(), requires_grad=False)
-        module.bias = self._stored
+        self._bias = nn.Parameter(self._original.clone(), requires_grad=False)
+        module.bias = self._bias
         self.rounds = False
 
     def reset(self) -> None:
         super().reset()
-        self._stored.copy_(self._original)
+        self._bias.copy_(self._original)
 
     @property
     def held(self) -> bool:
         """Whether the module still has the bias that it was given."""
-        return self.module.bias is self._stored
+        return self.module.bias is self._bias
 
     def measure(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Hook: note the mean output in the float network."""
@@ -161,7 +186,7 @@ class _Bias(_Site):
     def finish(self) -> None:
         """Store the corrected bias; not before the end, as every run is measured with the original one."""
         if self.found:
-            self._stored.copy_(self._original - self.shift)
+            self._bias.copy_(self._original - self.shift)
 
 
 class ShiftCorrection:
@@ -182,6 +207,7 @@ class ShiftCorrection:
 
     Attributes:
         layers: layer → what is taken out of its output; those that are not corrected are not in it.
+        parts: what is corrected.
 
     Raises:
         EvaluationError: such a network.
@@ -212,7 +238,7 @@ class ShiftCorrection:
         if left := [name for name, module in unnormed.items() if not adds_bias(module)]:
             log.warning("shift not corrected at layers with a forward or hooks of their own: %s", ", ".join(left))
         self._behind: list[_Bias | FiringRate] = [*self._biases, *self._rates]
-        self._parts: list[_Norm | _Bias | FiringRate] = [*self._norms, *self._behind]
+        self.parts: list[_Norm | _Bias | FiringRate] = [*self._norms, *self._behind]
         handles = [norm.module.register_forward_pre_hook(norm.measure, with_kwargs=True) for norm in self._norms]
         handles += [part.module.register_forward_hook(part.measure) for part in self._behind]
         self._pass(handles)
@@ -223,17 +249,20 @@ class ShiftCorrection:
 
         No module runs more than once, and none that is given a bias rounds to less than float32.
         """
-        once = max((len(part.reference) for part in self._parts), default=1) <= 1
+        once = max((len(part.reference) for part in self.parts), default=1) <= 1
         return once and not any(bias.rounds for bias in self._biases)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Bring back what training stored."""
-        for part in self._parts:
+        for part in self.parts:
             part.reset()
 
-    def run(self) -> Tensor:
+    def run(self, reuse: Reuse | None = None) -> Tensor:
         """Correct for the present weights and activations.
+
+        Args:
+            reuse: what earlier runs have left; told before of the present bits.
 
         Returns:
             The corrected network's output on the calibration data, a row per sample; nearly so unless :attr:`exact`.
@@ -244,8 +273,8 @@ class ShiftCorrection:
         self.reset()
         handles = [norm.module.register_forward_pre_hook(norm.correct, with_kwargs=True) for norm in self._norms]
         handles += [part.module.register_forward_hook(part.correct) for part in self._behind]
-        outputs = self._pass(handles)
-        if any(len(part.found) != len(part.reference) for part in self._parts):
+        outputs = self._pass(handles, reuse)
+        if any(len(part.found) != len(part.reference) for part in self.parts):
             raise EvaluationError(
                 "every layer must run as often as in the float network, for its shift to be corrected",
                 fix="set correction: false for networks whose control flow depends on the data",
@@ -255,11 +284,12 @@ class ShiftCorrection:
                 bias.finish()
         return torch.cat(outputs)
 
-    def _pass(self, handles: Iterable[RemovableHandle]) -> list[Tensor]:
+    def _pass(self, handles: Iterable[RemovableHandle], reuse: Reuse | None = None) -> list[Tensor]:
         """Run the batches in lockstep with hooks in place, which are then removed."""
+        passes = [partial(forward, self._model, batch) for batch in self._batches]
         try:
             with torch.inference_mode():
-                outputs = in_lockstep([partial(forward, self._model, batch) for batch in self._batches])
+                outputs = in_lockstep(passes) if reuse is None else reuse.in_lockstep(passes)
         finally:
             for handle in handles:
                 handle.remove()
@@ -339,6 +369,11 @@ def _watched(model: nn.Module, inputs: Inputs, handles: Iterable[RemovableHandle
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _mean(runs: Sequence[Tensor]) -> Tensor:
+    """The mean over the runs; torch takes four calls for that of one."""
+    return runs[0] if len(runs) == 1 else torch.stack(list(runs)).mean(0)
 
 
 def _version(x: Tensor) -> int:

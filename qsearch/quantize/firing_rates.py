@@ -57,6 +57,15 @@ class FiringRate:
         self.found.clear()
         self._keep(self._original)
 
+    def state(self) -> tuple[list[Tensor], Tensor]:
+        """What was found so far, and the thresholds."""
+        return list(self.found), self.module.threshold.weight.detach().clone()
+
+    def restore(self, state: tuple[list[Tensor], Tensor]) -> None:
+        """Take on such a state."""
+        self.found[:] = state[0]
+        self._keep(state[1])
+
     def measure(self, module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Hook: note the rate in the float network."""
         run = len(self.reference)

@@ -23,11 +23,11 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # shi
 Result = TypeVar("Result")
 
 
-Autocast = tuple[tuple[str, bool, torch.dtype], ...]
-"""Of each type of device: its name, whether autocast is on, and to what."""
+Autocast = tuple[bool, torch.dtype, bool, torch.dtype]
+"""Of processors, then of CUDA devices: whether autocast is on, and to what."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which is slower to make: there are thousands a second
 class _Settings:
     """What torch keeps for a thread: modes for functions, the innermost last, and autocast."""
 
@@ -90,19 +90,25 @@ def _proceed(task: _Pass, *args: int) -> None:
 def _exchange(settings: _Settings) -> _Settings:
     """Put others in the place of this thread's settings; those that were there."""
     found = _Settings(_exchange_modes(settings.modes), _autocast())
-    for kind, enabled, dtype in settings.autocast:
-        torch.set_autocast_enabled(kind, enabled)
-        torch.set_autocast_dtype(kind, dtype)
+    if settings.autocast != found.autocast:
+        cpu, cpu_type, cuda, cuda_type = settings.autocast
+        for kind, enabled, dtype in (("cpu", cpu, cpu_type), ("cuda", cuda, cuda_type)):
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
     return found
 
 
 def _autocast() -> Autocast:
-    return tuple((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda"))
+    on, to = torch.is_autocast_enabled, torch.get_autocast_dtype
+    return on("cpu"), to("cpu"), on("cuda"), to("cuda")
 
 
 def _exchange_modes(modes: list[Any]) -> list[Any]:
     """Put others in the place of this thread's modes for functions, the innermost last; those that were there."""
-    found = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    count = torch._C._len_torch_function_stack()
+    if not count and not modes:
+        return []
+    found = [torch._C._pop_torch_function_stack() for _ in range(count)]
     for mode in modes:
         torch._C._push_on_torch_function_stack(mode)
     return found[::-1]

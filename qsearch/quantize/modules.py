@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -43,3 +43,21 @@ def head(inputs: Inputs, count: int) -> Inputs:
     """The first samples of a batch; a number by itself is no batch."""
     parts = [part[:count] if part.dim() else part for part in (inputs if isinstance(inputs, tuple) else (inputs,))]
     return tuple(parts) if isinstance(inputs, tuple) else parts[0]
+
+
+def samples(inputs: Inputs) -> int:
+    """Samples in a batch."""
+    return len(inputs[0] if isinstance(inputs, tuple) else inputs)
+
+
+def first(batches: Sequence[Inputs], count: int | None) -> tuple[Inputs, ...]:
+    """The batches that hold the first ``count`` samples, the last of them cut; all, as they are, where there are no more."""
+    if count is None or count >= sum(map(samples, batches)):
+        return tuple(batches)
+    found: list[Inputs] = []
+    for batch in batches:
+        if count <= 0:
+            break
+        found.append(head(batch, count))
+        count -= samples(batch)
+    return tuple(found)

@@ -7,9 +7,9 @@ a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantise
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +22,16 @@ from qsearch.layers import Layer
 from qsearch.overlay import ALL
 from qsearch.protocols import Correction
 from qsearch.quantize.activations import ActivationQuantizer, ActivationRange
+from qsearch.quantize.checks import Arguments, Hook, check_repeats, check_spikes, checked, observe, refuse
 from qsearch.quantize.correction import ShiftCorrection
-from qsearch.quantize.geometry import no_count
-from qsearch.quantize.modules import QUANTISABLE, Inputs, forward, given
+from qsearch.quantize.modules import QUANTISABLE, Inputs, first, forward, samples
 from qsearch.quantize.neurons import NeuronRegisters, Register
 from qsearch.quantize.overlay import OverlaidWeight, OverlayTable
-from qsearch.quantize.unfolding import close, unfold
+from qsearch.quantize.reuse import Reuse, find_flow, sites_by_module
+from qsearch.quantize.unfolding import unfold
 from qsearch.quantize.weights import QuantizedWeight, WeightTable
 from qsearch.sites import idle_sites
 from qsearch.spiking.neurons import Integrator
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a module is called with: positional, and by keyword."""
-
-Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]
-"""Runs before a module, and may replace its arguments."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,10 @@ class QuantizedNetwork:
         calibration: batches of inputs. All of them set the activation ranges; together, as one batch, they correct
             the shift.
         correction: take out the shift that quantisation causes, after every new assignment.
+        correction_samples: how many of the calibration samples that takes, from the first; all if None.
         settled: parameters and grids that are not the network's and calibration's.
+        reuse: bytes for what passes leave for those under later assignments, see :mod:`qsearch.quantize.reuse`. What they
+            compute is the same to the last bit; of other data than calibration's, those that it is told of by :meth:`know`.
 
     Raises:
         DataError: no calibration data, a network that cannot be copied or whose output is not one tensor with a row
@@ -90,7 +88,9 @@ class QuantizedNetwork:
         calibration: Sequence[Inputs],
         *,
         correction: bool = True,
+        correction_samples: int | None = None,
         settled: Settled | None = None,
+        reuse: int = 0,
     ) -> None:
         if not calibration:
             raise DataError("calibration needs at least one batch", got="none")
@@ -124,16 +124,42 @@ class QuantizedNetwork:
         self._refuse_others()
         self._calibrate(layers)
         self._adopt(settled or Settled())
-        self._correction = ShiftCorrection(self.model, self._modules, self._calibration) if correction else None
+        corrected_on = first(self._calibration, correction_samples)
+        self._share = sum(map(samples, corrected_on)) / sum(map(samples, self._calibration))
+        self._correction = ShiftCorrection(self.model, self._modules, corrected_on) if correction else None
         self._settled = True
         self._output: Tensor | None = None
+        parts = [] if self._correction is None else self._correction.parts
+        owned = sites_by_module(layers, self._modules, self._bits)
+        flow = find_flow(self.model, self._calibration[0], owned, parts) if reuse else None
         for site, (layer, operand) in self._inputs.items():
             self._modules[layer].register_forward_pre_hook(self._quantise_input(site, operand), with_kwargs=True)
+        self.reuse = None if flow is None else Reuse(self.model, flow, owned, parts, reuse, self._calibration)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of all sites that an assignment may set."""
         return tuple(self._bits)
+
+    @property
+    def input_sites(self) -> tuple[str, ...]:
+        """Names of the sites that are inputs of layers."""
+        return tuple(self._ranges)
+
+    @property
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """Input site → its quantiser; sites in float are not in it. It is the network's own: what is put in takes effect."""
+        return self._quantizers
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether it has neurons that spike, or integrate."""
+        return bool(self._neurons.sites)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether anything is, that computes."""
+        return any(bits != FLOAT_BITS for site, bits in self._bits.items() if site not in self._idle)
 
     def apply(self, assignment: BitAssignment) -> None:
         """Take on an assignment; sites that it does not name are float, weights whose overlay it does not name plain.
@@ -141,6 +167,17 @@ class QuantizedNetwork:
         Raises:
             SpaceError: a site that the network does not have, or bits that it cannot take.
             EvaluationError: the shift cannot be corrected.
+        """
+        self.take_on(assignment)
+        if not self._settled:
+            self._correct()
+            self._settled = True
+
+    def take_on(self, assignment: BitAssignment) -> None:
+        """Take on an assignment without correcting the shift: for who corrects it elsewhere, or calls :meth:`apply` later.
+
+        Raises:
+            SpaceError: as :meth:`apply`.
         """
         for site in assignment:
             if site not in self._bits:
@@ -155,16 +192,21 @@ class QuantizedNetwork:
         if not changed and self._settled:
             return
         self._settled, self._output = False, None
+        if self.reuse is not None:
+            self.reuse.pause()
         for site in changed:
             self._set(site, wanted)
             self._bits.update({part: wanted[part] for part in parts[site]})
-        self._correct()
-        self._settled = True
 
     def __call__(self, inputs: Inputs) -> Any:
         """The network's output under the present assignment, in inference mode."""
         with torch.inference_mode():
-            return forward(self.model, inputs)
+            return forward(self.model, inputs) if self.reuse is None else self.reuse.forward(inputs)
+
+    def know(self, data: Inputs) -> None:
+        """Passes of rows of these data may be reused: they are kept, and nobody writes into them other than by torch."""
+        if self.reuse is not None:
+            self.reuse.know(data)
 
     def calibration_output(self) -> Tensor:
         """Output on the calibration data, a row per sample; costs nothing where the correction has given it."""
@@ -178,9 +220,11 @@ class QuantizedNetwork:
         return self._correction.layers if self._correction is not None else {}
 
     @property
-    def passes(self) -> int:
+    def passes(self) -> float:
         """Forward passes over the calibration data that an assignment and its :meth:`calibration_output` take."""
-        return 1 if self._correction is None or self._correction.exact else 2
+        if self._correction is None or self._gives_output(self._correction):
+            return 1
+        return 1 + self._share
 
     def quantized_weight(self, site: str, bits: int) -> QuantizedWeight:
         """Codes, scales and values of a weight at one bitwidth, 0..31."""
@@ -263,39 +307,46 @@ class QuantizedNetwork:
         self.model.load_state_dict(state, strict=False)
 
     def _correct(self) -> None:
+        changed = self.quantised
+        if self.reuse is not None:
+            self.reuse.begin(self._bits, corrected=changed)
         if self._correction is None:
             return
-        if all(bits == FLOAT_BITS for site, bits in self._bits.items() if site not in self._idle):
+        if not changed:
             self._correction.reset()
             return
-        output = self._correction.run()
-        self._output = output if self._correction.exact else None
+        output = self._correction.run(self.reuse)
+        self._output = output if self._gives_output(self._correction) else None
+
+    def _gives_output(self, correction: ShiftCorrection) -> bool:
+        """Whether a correction gives the output on the calibration data: exactly, and on all of them."""
+        return correction.exact and self._share == 1
 
     def _refuse_others(self) -> None:
         """Let no layer run that is not among those given, on any data: it would run in float, and cost nothing."""
         searched = set(self._modules.values())
         for name, module in self.model.named_modules():
             if isinstance(module, (*QUANTISABLE, Integrator)) and module not in searched:
-                module.register_forward_pre_hook(_refuse(name))
+                module.register_forward_pre_hook(refuse(name))
 
     def _calibrate(self, layers: Sequence[Layer]) -> None:
         """Let every input site see the calibration data, in float; let no layer that reads spikes see anything else."""
         handles = [
-            self._modules[layer].register_forward_pre_hook(_observe(self._ranges[site], operand), with_kwargs=True)
+            self._modules[layer].register_forward_pre_hook(observe(self._ranges[site], operand), with_kwargs=True)
             for site, (layer, operand) in self._inputs.items()
         ]
         handles += [
-            self._modules[layer.name].register_forward_pre_hook(_check_spikes(layer.name), with_kwargs=True)
+            self._modules[layer.name].register_forward_pre_hook(check_spikes(layer.name), with_kwargs=True)
             for layer in layers
             if layer.reads_spikes
         ]
         handles += self._neurons.watch(self.model)
         try:
-            outputs = [_checked(self.model, forward(self.model, batch), batch) for batch in self._calibration]
+            outputs = [checked(self.model, forward(self.model, batch), batch) for batch in self._calibration]
         finally:
             for handle in handles:
                 handle.remove()
-        _check_repeats(self.model, outputs[0], forward(self.model, self._calibration[0]))
+        check_repeats(self.model, outputs[0], forward(self.model, self._calibration[0]))
 
     def _adopt(self, settled: Settled) -> None:
         for site, found in settled.weights.items():
@@ -318,59 +369,6 @@ class QuantizedNetwork:
             return args, {**kwargs, "input": quantizer(kwargs["input"])}
 
         return quantise
-
-
-def _checked(model: nn.Module, output: Any, inputs: Inputs) -> Tensor:
-    """An output; DataError unless it is one tensor with a row per sample."""
-    count = len(inputs[0] if isinstance(inputs, tuple) else inputs)
-    if isinstance(output, Tensor) and output.shape[:1] == (count,):
-        return output
-    raise DataError(
-        f"the network {type(model).__name__} must give one tensor with a row per sample, here {count}",
-        got=f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}",
-        fix="wrap it in a module whose forward returns the tensor that loss and score need",
-    )
-
-
-def _check_repeats(model: nn.Module, once: Tensor, again: Any) -> None:
-    """Raise DataError unless two runs on the same data agree to rounding."""
-    if close(again, once):
-        return
-    raise DataError(
-        f"the network {type(model).__name__} must give the same output whenever it runs on the same data",
-        got="another one in a second run",
-        fix="keep nothing from run to run in evaluation, and draw no random numbers, or from a generator with a fixed seed",
-    )
-
-
-def _refuse(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def refuse(module: nn.Module, args: tuple[Any, ...]) -> None:
-        raise DataError(
-            f"layer {name!r} must run on the example too, or on no data",
-            got="a call of it on other data only",
-            fix="let the first samples of the calibration data take every branch of the network",
-        )
-
-    return refuse
-
-
-def _check_spikes(name: str) -> Hook:
-    def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (wrong := no_count(given(args, kwargs))) is not None:
-            raise DataError(
-                f"layer {name!r} reads spikes on the example, so on all data it must read whole numbers of at least 0",
-                got=f"{wrong:g} in calibration",
-                fix="let the first samples, which are the example, show what it reads; or pool spikes by sums",
-            )
-
-    return check
-
-
-def _observe(seen: ActivationRange, operand: int) -> Hook:
-    def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.observe(given(args, kwargs, operand))
-
-    return observe
 
 
 def input_sites(layer: Layer) -> dict[str, tuple[str, int]]:

@@ -115,6 +115,12 @@ def hooked(module: nn.Module) -> bool:
     return any(not isinstance(getattr(hook, "__self__", None), Frame) for hook in module._forward_hooks.values())
 
 
+def foreign_hooks(module: nn.Module) -> bool:
+    """Whether hooks of any kind other than its frame's run with a module."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(not isinstance(getattr(hook, "__self__", None), Frame) for hook in hooks)
+
+
 def tensors(call: Call) -> tuple[Tensor, ...]:
     """Tensors that a call multiplies."""
     if isinstance(call, Weighted):

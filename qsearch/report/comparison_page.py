@@ -115,7 +115,8 @@ def _warnings(rows: Sequence[ComparisonRow], groups: Sequence[Group]) -> list[Bl
         )
     if any(row.pruned for row in rows):
         notes.append(
-            "Pruned evaluations were ended early; each counts as the share of an evaluation that was spent on it."
+            "Pruned evaluations were ended early; each counts as the share of an evaluation that was spent on it, "
+            "or as a whole one where its first samples decided it."
         )
     if any(run.info.status == "running" for group in groups for run in group.runs):
         notes.append("Some runs have not ended; their numbers may still change.")

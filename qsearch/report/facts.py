@@ -235,6 +235,16 @@ def spent_evaluations(run: Run) -> float:
     return sum(trial.effort for trial in run.trials)
 
 
+def samples_used(run: Run) -> tuple[int, int] | None:
+    """Validation samples that evaluations took, and those of as many whole ones; None where all were whole.
+
+    Evaluations that failed are left out: nobody knows how far they came.
+    """
+    known = [trial.quality.samples for trial in run.trials if trial.quality is not None]
+    whole = max([*known, *([] if run.float_quality is None else [run.float_quality.samples])], default=0)
+    return (sum(known), whole * len(known)) if sum(known) < whole * len(known) else None
+
+
 def pruned(run: Run) -> list[Trial]:
     """Trials whose evaluation was ended early."""
     return [trial for trial in run.trials if trial.state == "pruned"]

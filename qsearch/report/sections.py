@@ -304,6 +304,7 @@ def _spent(run: Run) -> Section:
     rows = {
         "evaluations": f"{wording.number(facts.spent_evaluations(run))} (budget: {' or '.join(allowed)})",
         **_pruned_row(run),
+        **_samples_row(run),
         "proposals over a limit": f"{infeasible:,}, refused by their cost alone at no evaluation",
         "failed evaluations": f"{failed:,}",
         "time": wording.times(info.seconds or sum(trial.seconds for trial in run.trials)),
@@ -325,12 +326,25 @@ def _training_row(run: Run) -> dict[str, str]:
     return {"training": f"{info.training_samples:,} training samples, forwards and backwards, in {took}"}
 
 
+def _samples_row(run: Run) -> dict[str, str]:
+    """What deciding evaluations by their first samples has saved; nothing where all were whole."""
+    found = facts.samples_used(run)
+    if found is None:
+        return {}
+    used, whole = found
+    return {
+        "validation samples": f"{used:,} of {whole:,} ({wording.share(used / whole)}); the rest could decide nothing"
+    }
+
+
 def _pruned_row(run: Run) -> dict[str, str]:
     """How many evaluations were ended early, and what they took; nothing in a run that prunes none."""
     if run.config.pruner == PluginConfig(name="none"):
         return {}
     ended = facts.pruned(run)
     spent = wording.number(sum(trial.effort for trial in ended))
+    if facts.samples_used(run) is not None:
+        return {"pruned evaluations": f"{len(ended):,}, decided by their first samples; each counts as a whole one"}
     return {"pruned evaluations": f"{len(ended):,}, ended early as hopeless; {spent} spent on them"}
 
 

@@ -114,6 +114,7 @@ def _limits(run: Run, best: Trial) -> list[dict[str, Any]]:
 
 def _spent(run: Run) -> dict[str, Any]:
     return {
+        "evaluation_samples": sum(trial.quality.samples for trial in run.trials if trial.quality is not None),
         "evaluations": facts.spent_evaluations(run),
         "infeasible": sum(trial.state == "infeasible" for trial in run.trials),
         "failed": sum(trial.state == "failed" for trial in run.trials),

@@ -85,6 +85,8 @@ def _facts(run: Run) -> dict[str, Text]:
     ended = f" ({wording.number(len(facts.pruned(run)))} pruned)" if facts.pruned(run) else ""
     failures = f", {wording.count(failed, 'failure')}" if failed else ""
     spent = wording.count(facts.spent_evaluations(run), "evaluation")
+    if (samples := facts.samples_used(run)) is not None:
+        ended += f" on {wording.share(samples[0] / samples[1])} of their samples"
     found["spent"] = Text(f"{spent}{ended}{failures}, {wording.times(run.info.seconds)}")
     if run.info.status == "running":
         found["status"] = Text("has not ended", style="yellow")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
+from pydantic import Field
 
 from qsearch.protocols import Oracle, Searcher
+from qsearch.registry import PluginOptions
 from qsearch.search.draws import distinct_within_budget
 
 
@@ -17,10 +21,18 @@ class Random(Searcher):
 
     stochastic = True
 
+    class Options(PluginOptions):
+        """How it asks."""
+
+        batch: int = Field(default=64, ge=1)
+        """Draws that are asked for together, for workers to divide. The trials are the same for any."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
     def search(self, oracle: Oracle) -> None:
         """Draw until the budget is spent or the space is exhausted."""
-        problem = oracle.problem
-        for x in distinct_within_budget(problem, np.random.default_rng(oracle.seed)):
-            if oracle.remaining == 0:
-                return
-            oracle.evaluate(problem.space.decode(x))
+        space = oracle.problem.space
+        drawn = distinct_within_budget(oracle.problem, np.random.default_rng(oracle.seed))
+        while batch := list(islice(drawn, min(self.options.batch, oracle.remaining))):
+            oracle.evaluate_many([space.decode(x) for x in batch])

@@ -14,10 +14,7 @@ class Uniform(Searcher):
     stochastic = False
 
     def search(self, oracle: Oracle) -> None:
-        """Evaluate each uniform assignment once."""
+        """Evaluate each uniform assignment once, together."""
         space = oracle.problem.space
         union = {bits for variable in space.variables for bits in variable.choices}
-        for bits in sorted(union, reverse=True) or [0]:
-            if oracle.remaining == 0:
-                return
-            oracle.evaluate(space.uniform(bits))
+        oracle.evaluate_many([space.uniform(bits) for bits in sorted(union, reverse=True) or [0]])

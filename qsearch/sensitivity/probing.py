@@ -45,7 +45,8 @@ class CalibrationMeter:
         name: the sensitivity, for messages.
 
     Attributes:
-        samples: passed through the network so far.
+        samples: passed through the network so far. A pass that an evaluator begins midway, on what an earlier one has left,
+            counts in full: what a table costs does not depend on what was asked before it.
         start: the measure with nothing quantised but what is fixed.
 
     Raises:

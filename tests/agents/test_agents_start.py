@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from agent_runs import agent, run
 
-from qsearch.campaign import Choosy
 from qsearch.errors import ConfigError, PluginError
 from qsearch.search.draws import uniform_vectors
+from qsearch.setting import Choosy
 from qsearch.testing.problems import coupled, kernels, separable
 
 

@@ -16,11 +16,12 @@ from filelock import FileLock
 import qsearch
 from qsearch import run as runs
 from qsearch.assignment import FLOAT_BITS
-from qsearch.campaign import Campaign, Setting, prepare
+from qsearch.campaign import Campaign
 from qsearch.config import CampaignConfig, parse
 from qsearch.errors import ConfigError, PluginError, StorageError
 from qsearch.problem import resolve
 from qsearch.run import Run
+from qsearch.setting import Setting, prepare
 from qsearch.sweep import read_sweep, run_folders, run_sweep
 
 

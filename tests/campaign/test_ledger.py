@@ -301,7 +301,7 @@ class TestStorages:
         def fails(*_: Any) -> None:
             raise MemoryError
 
-        monkeypatch.setattr(ledger.study, "add_trial", fails)
+        monkeypatch.setattr(ledger._trials, "add", fails)
         with pytest.raises(StorageError, match="got MemoryError"):
             ledger.append(trial())
 

@@ -10,11 +10,12 @@ import pytest
 from campaigns import call, ledger_facts, plugin, settings, write
 
 from qsearch import run as runs
-from qsearch.campaign import Campaign, Setting, prepare
+from qsearch.campaign import Campaign
 from qsearch.config import CampaignConfig, parse
 from qsearch.errors import ConfigError, Failure, PluginError
 from qsearch.report.comparison import comparison_rows
 from qsearch.run import Run
+from qsearch.setting import Setting, prepare
 from qsearch.sweep import run_sweep
 
 FILE = Path(__file__).parent / "learning_plugins.py"

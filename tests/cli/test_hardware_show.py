@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from campaigns import Answer, call, plugin
 
-from qsearch.campaign import layers_of
 from qsearch.registry import create
+from qsearch.setting import layers_of
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = f"{ROOT / 'examples' / 'my_accelerator.py'}:MyAccelerator"

@@ -11,10 +11,10 @@ from campaigns import Answer, call
 from spiking_plugins import spiking
 
 from qsearch import registry
-from qsearch.campaign import anatomy_of
 from qsearch.config import SpaceConfig, load
 from qsearch.run import load as read
 from qsearch.run import read_config
+from qsearch.setting import anatomy_of
 from qsearch.sites import CONSTANT_BITS, STATE_BITS, build_space
 from qsearch.workloads.base import ArrayWorkload
 

@@ -15,12 +15,12 @@ import pytest
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, Failure, PluginError, QSearchError, StorageError
 from qsearch.layers import Layer
 from qsearch.measured_table import write_table
 from qsearch.measurements import FILE, MeasurementStore, Subject
 from qsearch.measuring import Bench, holding, measure_points
+from qsearch.setting import layers_of
 
 TARGETS = Path(__file__).parents[1] / "targets" / "odd_targets.py"
 SMALL = Layer("small", "linear", 4, 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.projection import project
+from qsearch.projection import _by_table, project
 from qsearch.protocols import CostModel
 from qsearch.sites import build_space
 from qsearch.testing.problems import separable
@@ -43,8 +43,17 @@ class Tables(CostModel):
         return totals
 
 
-def random_problem(seed, *, bounds=1):
-    """A problem with random layers, granularity, ties and fixed sites; bounds anywhere from the floor to the top."""
+class KernelTables(Tables):
+    """The same, and says that it adds up over kernels."""
+
+    kernel_additive = True
+
+
+def random_problem(seed, *, bounds=1, model=Tables, whole=False):
+    """A problem with random layers, granularity, ties and fixed sites; bounds anywhere from the floor to the top.
+
+    Costs are whole numbers; bounds that are ``whole`` too are met exactly by many an assignment.
+    """
     rng = np.random.default_rng(seed)
     layers = tuple(Layer(f"l{i}", "linear", 3, int(rng.integers(1, 5))) for i in range(rng.integers(1, 6)))
     space = build_space(
@@ -55,9 +64,10 @@ def random_problem(seed, *, bounds=1):
         ties=[("l0.input", "l1.input")] if len(layers) > 1 and rng.random() < 0.3 else [],
         fixed={"last": 5} if len(layers) > 2 and rng.random() < 0.5 else {},
     )
-    cost = NetworkCost(Tables(layers, rng), layers, space)
+    cost = NetworkCost(model(layers, rng), layers, space)
     ends = cost.estimate_many(np.stack([space.lowest, space.highest]))
     limits = {metric: rng.uniform(*ends[metric]) for metric in METRICS[:bounds]}
+    limits = {metric: np.floor(limit) if whole else limit for metric, limit in limits.items()}
     problem = Problem(
         space,
         cost,
@@ -83,6 +93,43 @@ def wall(problem, x):
 def test_equals_the_literal_wall(seed, bounds):
     problem, x, _ = random_problem(seed, bounds=bounds)
     assert np.array_equal(project(problem, x), wall(problem, x))
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_equals_the_literal_wall_by_tables_of_kernels(seed, bounds, whole):
+    problem, x, _ = random_problem(seed, bounds=bounds, model=KernelTables, whole=whole)
+    assert np.array_equal(project(problem, x), wall(problem, x))
+
+
+def test_tables_of_kernels_answer_and_leave_to_the_model_what_rounding_decides():
+    layers = (Layer("a", "linear", 3, 40), Layer("b", "linear", 3, 30))
+    space = build_space(layers, weight_bits=range(9), activation_bits=range(1, 9), granularity="kernel")
+    cost = NetworkCost(KernelTables(layers, np.random.default_rng(0)), layers, space)
+    assert cost.kernel_table is not None
+    x = space.highest
+    exact = cost.estimate_many(x[None])["latency"][0]
+    np.testing.assert_allclose(cost.kernel_table.total("latency", x), exact, rtol=1e-12)
+    for limit in (np.floor(0.7 * exact) + 0.5, np.floor(0.7 * exact)):
+        problem = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("latency", limit, False, "latency"),))
+        assert np.array_equal(project(problem, x), wall(problem, x))
+        assert _by_table(problem, x) is not None or limit == np.floor(limit)
+    on_the_bound = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("latency", exact, False, "latency"),))
+    assert _by_table(on_the_bound, x) is None
+    assert np.array_equal(project(on_the_bound, x), x)
+
+
+def test_no_table_for_a_model_that_does_not_add_up_as_it_says():
+    class Liar(KernelTables):
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            found = super().layer_cost(layer, weight_bits, activation_bits)
+            return {metric: value * float(np.max(weight_bits)) for metric, value in found.items()}
+
+        estimate_many = CostModel.estimate_many
+
+    layers = (Layer("a", "linear", 3, 5),)
+    space = build_space(layers, weight_bits=range(2, 9), activation_bits=[8], granularity="kernel")
+    assert NetworkCost(Liar(layers, np.random.default_rng(0)), layers, space).kernel_table is None
 
 
 @given(st.integers(0, 2**32))

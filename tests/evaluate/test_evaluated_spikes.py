@@ -15,11 +15,11 @@ from spiking_plugins import Pulses, pulses
 from torch import Tensor, nn
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.evaluate.qat import QuantizationAware
 from qsearch.evaluate.spikes import counted
 from qsearch.layers import Layer
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import SearchSpace
 from qsearch.trial import SPIKES

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from qsearch.campaign import layers_of
 from qsearch.errors import DataError
 from qsearch.evaluate.ptq import PostTraining
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import SearchSpace
 from qsearch.testing.evaluator import EvaluatorContract

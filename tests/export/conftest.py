@@ -10,7 +10,7 @@ import torch
 from export_networks import Case, convolutional, functional, perceptron
 
 from qsearch import registry
-from qsearch.campaign import layers_of
+from qsearch.setting import layers_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "campaign"))
 

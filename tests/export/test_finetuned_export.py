@@ -16,7 +16,6 @@ from export_networks import EVERY_KIND, Case
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import prepare
 from qsearch.config import parse
 from qsearch.errors import ConfigError
 from qsearch.evaluate.data import read
@@ -32,6 +31,7 @@ from qsearch.overlay import ALL
 from qsearch.quantize.grid import Grid
 from qsearch.quantize.network import QuantizedNetwork, Settled
 from qsearch.run import Run
+from qsearch.setting import prepare
 from qsearch.sweep import run_sweep
 from qsearch.training.options import TrainingOptions
 from qsearch.training.pact import PactInput

@@ -18,7 +18,6 @@ from taught_plugins import taught
 
 from qsearch import finetuned
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import prepare
 from qsearch.config import PluginConfig, SpaceConfig, parse
 from qsearch.errors import ConfigError, DataError, EvaluationError, StorageError
 from qsearch.evaluate.scoring import Scoring
@@ -30,6 +29,7 @@ from qsearch.finetuning.options import EPOCHS, training_options
 from qsearch.finetuning.tuning import Job, fine_tune
 from qsearch.quantize.network import Settled
 from qsearch.run import Run
+from qsearch.setting import prepare
 from qsearch.sweep import run_sweep
 from qsearch.training.families import family
 from qsearch.training.finetuning import FineTuning

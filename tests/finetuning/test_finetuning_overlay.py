@@ -7,12 +7,12 @@ import torch
 from campaigns import call, settings
 from taught_plugins import taught
 
-from qsearch.campaign import prepare
 from qsearch.config import parse
 from qsearch.finetuned import folder_of
 from qsearch.finetuning.network_file import read_settled, settled_network
 from qsearch.finetuning.tuning import Job, fine_tune
 from qsearch.run import Run
+from qsearch.setting import prepare
 from qsearch.sweep import run_sweep
 from qsearch.training.options import TrainingOptions
 

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from spiking_plugins import Pulses, pulses, spiking
 
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import prepare
 from qsearch.config import parse
 from qsearch.errors import StorageError
 from qsearch.files import write_atomically
@@ -22,6 +21,7 @@ from qsearch.finetuning.network_file import read_settled, settled_network, write
 from qsearch.finetuning.tuning import Job, fine_tune
 from qsearch.quantize.network import Settled
 from qsearch.run import Run
+from qsearch.setting import prepare
 from qsearch.spiking.fixed_point import ConstantGrid, StateGrid
 from qsearch.sweep import run_sweep
 from qsearch.training.options import TrainingOptions

@@ -184,6 +184,7 @@ OPTIONAL = {
     "targets": ("measured", "simulator"),
     "export": ("export",),
     "spiking": ("spiking",),
+    "workers": ("cluster",),
     "workloads": ("huggingface", "events"),
 }
 """Room → extras whose distributions it may import; it says which extra to install where one is missing."""

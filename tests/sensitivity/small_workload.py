@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qsearch.campaign import layers_of
 from qsearch.evaluate.ptq import PostTraining
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import SearchSpace
 

@@ -14,11 +14,11 @@ from torch.nn.utils import parametrizations
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, EvaluationError, PluginError
 from qsearch.evaluate.ptq import PostTraining
 from qsearch.protocols import SensitivityTable
 from qsearch.search.damage import predicted_damage
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.space import SearchSpace
 from qsearch.trial import Quality

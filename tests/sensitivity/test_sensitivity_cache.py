@@ -16,7 +16,6 @@ from small_workload import Small, evaluator, space
 from torch import Tensor, nn
 
 from qsearch import registry
-from qsearch.campaign import layers_of
 from qsearch.costs import NetworkCost
 from qsearch.errors import EvaluationError, StorageError
 from qsearch.evaluate.ptq import PostTraining
@@ -24,6 +23,7 @@ from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Objective, Problem
 from qsearch.protocols import SensitivityTable
 from qsearch.sensitivity_cache import Priced, read, sensitivities, write
+from qsearch.setting import layers_of
 from qsearch.testing.problems import WeightSize, coupled
 
 

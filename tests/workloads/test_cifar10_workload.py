@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, DataError
 from qsearch.registry import create
+from qsearch.setting import layers_of
 from qsearch.testing.networks import resnet20
 from qsearch.workloads.arrays import balanced
 from qsearch.workloads.cifar10 import Cifar10ResNet20

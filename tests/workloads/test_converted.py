@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, DataError, PluginError
 from qsearch.protocols import Augmenting, Workload
 from qsearch.registry import create
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.spiking.direct import DirectSpikingNetwork
 from qsearch.spiking.neurons import LEAST_THRESHOLD, Neuron

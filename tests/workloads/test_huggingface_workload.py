@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from qsearch.campaign import layers_of
 from qsearch.errors import ConfigError, DataError, PluginError
 from qsearch.protocols import Workload
 from qsearch.registry import create, load
+from qsearch.setting import layers_of
 from qsearch.testing.workload import WorkloadContract
 from qsearch.workloads.huggingface import HuggingFace
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from qsearch.assignment import BitAssignment
-from qsearch.campaign import layers_of
 from qsearch.models.unet import UNet
 from qsearch.registry import create
+from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.workloads.base import Splits
 from qsearch.workloads.segmentation import cross_entropy_and_dice, dice

@@ -16,11 +16,11 @@ import transformers
 from torch.nn import functional
 from transformers.utils import logging as transformers_logging
 
-from qsearch.campaign import layers_of
 from qsearch.config import load
 from qsearch.errors import ConfigError, DataError
 from qsearch.protocols import Workload
 from qsearch.registry import create
+from qsearch.setting import layers_of
 from qsearch.testing.workload import WorkloadContract
 from qsearch.workloads import text_head
 from qsearch.workloads.base import Samples

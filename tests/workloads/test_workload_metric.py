@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from qsearch.arguments import objective
-from qsearch.campaign import Setting, prepare
 from qsearch.config import parse, quality_name
 from qsearch.errors import ConfigError
+from qsearch.setting import Setting, prepare
 
 BODY = """
 import torch

@@ -1,0 +1,215 @@
+"""What ending evaluations by their first samples saves, and what it changes: campaigns with and without ``sequential``.
+
+    python benchmarks/early_stopping.py --seeds 20                           mnist-cnn, `auto` and `ddpg`, both kinds of problem
+    python benchmarks/early_stopping.py --workload digits-resnet --seeds 5
+
+Each campaign begins with the same seed with and without. Evaluations are kept in memory for all campaigns: whoever asks for
+the samples of an assignment gets those of its whole evaluation, so that many seeds cost little, and both count what they would
+have taken. The accuracy of what was found is that on all samples. Two kinds of problem: the highest accuracy within a share of
+the latency that 8 bits take on ``bismo``, and the least latency at a share of the float network's accuracy.
+
+The share of samples is over all evaluations of a campaign; "same course" is how many trials two campaigns begin with alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from qsearch import registry
+from qsearch.assignment import BitAssignment
+from qsearch.costs import NetworkCost
+from qsearch.errors import BudgetExhausted
+from qsearch.evaluate.ptq import PostTraining
+from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
+from qsearch.problem import Constraint, Objective, Problem, resolve
+from qsearch.protocols import Probe, SensitivityTable
+from qsearch.pruners.sequential import Sequential
+from qsearch.setting import layers_of
+from qsearch.sites import build_space
+from qsearch.trial import Quality, Trial
+
+SEARCHERS = {"auto": 40, "ddpg": 60}
+"""Searcher → evaluations of a campaign."""
+BITS = {"all": (range(2, 9), range(2, 9)), "few": ((2, 4, 8), (4, 8))}
+"""Choices of weights and activations: ``few`` makes spaces that a search can come to the end of."""
+
+
+class Remembered:
+    """An evaluator that evaluates every assignment once, whole, and answers from that."""
+
+    def __init__(self, inner: PostTraining) -> None:
+        self._inner = inner
+        self._whole: dict[BitAssignment, Quality] = {}
+        self._difficulty = inner.difficulty()
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        """The whole evaluation."""
+        if assignment not in self._whole:
+            self._whole[assignment] = self._inner.evaluate(assignment)
+        return self._whole[assignment]
+
+    def difficulty(self) -> NDArray[np.float64]:
+        """See :class:`qsearch.pruning.Sampling`."""
+        return self._difficulty
+
+    def sampled(
+        self, assignment: BitAssignment, parts: Sequence[NDArray[np.intp]], *, seed: int = 0
+    ) -> Generator[Quality]:
+        """See :class:`qsearch.pruning.Sampling`."""
+        whole = self.evaluate(assignment)
+        assert whole.outcomes is not None
+        outcomes = np.full(whole.samples, np.nan, dtype=np.float32)
+        for part in parts:
+            outcomes[part] = whole.outcomes[part]
+            seen = outcomes[~np.isnan(outcomes)]
+            partial = Quality.from_outcomes(seen, whole.loss, whole.name)
+            yield whole if seen.size == whole.samples else replace(partial, outcomes=outcomes.copy())
+
+    def probe(self, assignment: BitAssignment) -> Probe:
+        """See :class:`qsearch.protocols.CalibrationProbe`."""
+        return self._inner.probe(assignment)
+
+    def __getattr__(self, name: str) -> Any:
+        """What sensitivities ask for."""
+        return getattr(self._inner, name)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is searched, and what sensitivities are known of it."""
+
+    problem: Problem
+    evaluator: Remembered
+    tables: dict[str, SensitivityTable]
+
+    def search(self, searcher: str, seed: int, pruner: Sequential | None) -> tuple[Trial | None, list[Trial]]:
+        """The best of a campaign, and its trials."""
+        budget = Budget(evaluations=SEARCHERS[searcher])
+        oracle = CampaignOracle(
+            self.problem, self.evaluator, MemoryRecord(), budget, seed, pruner=pruner, tables=self.tables
+        )
+        with suppress(BudgetExhausted):
+            registry.create("searchers", searcher, {}).search(oracle)
+        return self.problem.best(oracle.trials), oracle.trials
+
+
+def settings(workload: str, bits: str, latency: float, accuracy: float) -> dict[str, Setting]:
+    """Kind of problem → setting."""
+    made = registry.create("workloads", workload, {})
+    layers = layers_of(made)
+    space = build_space(layers, weight_bits=BITS[bits][0], activation_bits=BITS[bits][1])
+    evaluator = Remembered(registry.create("evaluators", "ptq", {"threads": 1}, made, layers))
+    cost = NetworkCost(registry.create("cost_models", "bismo", {}), layers, space)
+    floating = evaluator.evaluate(space.reference(32))
+    kinds = {
+        "accuracy:max": (Objective("accuracy", "maximize"), Constraint("latency", latency, None, "uniform-8")),
+        "latency:min": (Objective("latency", "minimize"), Constraint("accuracy", None, accuracy, "float")),
+    }
+    return {
+        kind: Setting(
+            Problem(
+                space,
+                cost,
+                (objective,),
+                (resolve(constraint, cost, floating.values),),
+                "accuracy",
+                dict(floating.values),
+                floating.outcomes,
+            ),
+            evaluator,
+            {},
+        )
+        for kind, (objective, constraint) in kinds.items()
+    }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A campaign with early stopping, beside the one without.
+
+    Attributes:
+        share: of the samples.
+        same: whether they end in the same assignment.
+        course: trials that they begin with alike.
+        difference: of the objective on all samples, more of it being better with stopping; a share for costs.
+    """
+
+    share: float
+    same: bool
+    course: int
+    difference: float
+
+
+def pair(setting: Setting, searcher: str, seed: int, options: Sequential.Options) -> Pair | None:
+    """Both campaigns of a seed; None where one of them found nothing."""
+    ours, trials = setting.search(searcher, seed, Sequential(options))
+    theirs, others = setting.search(searcher, seed, None)
+    if ours is None or theirs is None:
+        return None
+    used = [trial.quality.samples for trial in trials if trial.quality is not None]
+    count = setting.evaluator.evaluate(ours.assignment).samples
+    alike = [one.assignment == other.assignment for one, other in zip(trials, others, strict=False)]
+    (objective,) = setting.problem.objectives
+    if objective.metric in setting.problem.cost.units:
+        difference = 1 - ours.value(objective.metric) / theirs.value(objective.metric)
+    else:
+        difference = (
+            setting.evaluator.evaluate(ours.assignment).metric - setting.evaluator.evaluate(theirs.assignment).metric
+        )
+    course = alike.index(False) if False in alike else len(alike)
+    return Pair(sum(used) / (count * len(used)), ours.assignment == theirs.assignment, course, difference)
+
+
+def row(kind: str, searcher: str, found: Sequence[Pair]) -> list[str]:
+    """One line: medians with quartiles; means of the differences with their standard errors."""
+    shares = np.quantile([one.share for one in found], [0.5, 0.25, 0.75])
+    differences = 100 * np.asarray([one.difference for one in found])
+    error = float(np.std(differences, ddof=1)) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+    better, worse = int(np.sum(differences > 0)), int(np.sum(differences < 0))
+    return [
+        kind,
+        searcher,
+        "{:.1f} % ({:.1f}–{:.1f})".format(*100 * shares),
+        f"{sum(one.same for one in found)} of {len(found)}",
+        f"{np.median([one.course for one in found]):.0f} of {SEARCHERS[searcher]}",
+        f"{differences.mean():+.3f} ± {error:.3f} {'points' if kind.startswith('accuracy') else '%'}",
+        f"{better} / {worse}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", default="mnist-cnn")
+    parser.add_argument("--bits", choices=BITS, default="few")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--latency", type=float, default=0.25, help="share of the latency of 8 bits")
+    parser.add_argument("--accuracy", type=float, default=0.99, help="share of the float network's")
+    parser.add_argument("--least", type=float, default=0.15, help="share of the samples evaluated in any case")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    table = Table(title=f"{given.workload}, {given.bits} choices of bits, {given.seeds} seeds")
+    for name in ("problem", "searcher", "samples", "same result", "same course", "better by", "better / worse"):
+        table.add_column(name, justify="left" if name in ("problem", "searcher") else "right")
+    options = Sequential.Options(least=given.least)
+    for kind, setting in settings(given.workload, given.bits, given.latency, given.accuracy).items():
+        for searcher in SEARCHERS:
+            pairs = [pair(setting, searcher, seed, options) for seed in range(given.seeds)]
+            if found := [one for one in pairs if one is not None]:
+                table.add_row(*row(kind, searcher, found))
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

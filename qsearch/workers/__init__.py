@@ -1,0 +1,1 @@
+"""Workers: other processes, here or on other machines, that evaluate in the place of the campaign's own."""

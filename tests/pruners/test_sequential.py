@@ -1,0 +1,289 @@
+"""``sequential``: what it decides and when, against evaluations of all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qsearch.assignment import BitAssignment
+from qsearch.errors import ConfigError, Failure
+from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
+from qsearch.problem import Bound, Objective
+from qsearch.pruners.sequential import Sequential
+from qsearch.pruning import Sampling, Stopper
+from qsearch.testing.problems import QuadraticEvaluator, coupled
+from qsearch.trial import Quality, Trial
+
+COUNT = 400
+SIZE = (Objective("size", "minimize"),)
+LIMIT = Bound("accuracy", 0.9, True, "accuracy >= 0.9")
+Floats = NDArray[np.float64]
+
+
+class Sampled:
+    """Samples of known thresholds: one is right where the accuracy of the closed form reaches its threshold, but for noise."""
+
+    def __init__(self, inner: QuadraticEvaluator, hardness: float = 1.0) -> None:
+        rng = np.random.default_rng(7)
+        self.inner, self.taken = inner, 0
+        self.thresholds = rng.beta(2, 5 * hardness, COUNT)
+        self.noise = rng.normal(0, 0.05, COUNT)
+
+    def outcomes(self, assignment: BitAssignment) -> NDArray[np.float32]:
+        accuracy = self.inner.evaluate(assignment).metric
+        own = np.random.default_rng(int(accuracy * 1e9)).normal(0, 0.05, COUNT)
+        return (accuracy - 0.3 >= self.thresholds + self.noise + own).astype(np.float32)
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        return Quality.from_outcomes(self.outcomes(assignment), 0.5)
+
+    def difficulty(self) -> Floats:
+        return self.thresholds
+
+    def sampled(
+        self, assignment: BitAssignment, parts: Sequence[NDArray[np.intp]], *, seed: int = 0
+    ) -> Generator[Quality]:
+        whole, found = self.outcomes(assignment), np.full(COUNT, np.nan, dtype=np.float32)
+        for part in parts:
+            assert np.isnan(found[part]).all()
+            found[part] = whole[part]
+            self.taken += len(part)
+            yield replace(Quality.from_outcomes(found[~np.isnan(found)], 0.5), outcomes=found.copy())
+
+
+def door(
+    evaluations: int = 60,
+    record: MemoryRecord | None = None,
+    stopper: Any = None,
+    evaluator: Any = None,
+    **changes: Any,
+) -> CampaignOracle:
+    problem, quadratic = coupled(5, budget=None)
+    evaluator = evaluator or Sampled(quadratic)
+    floating = evaluator.evaluate(problem.space.reference(32))
+    problem = replace(problem, float_quality=floating.values, float_outcomes=floating.outcomes, **changes)
+    stopper = Sequential() if stopper is None else stopper
+    return CampaignOracle(
+        problem, evaluator, record or MemoryRecord(), Budget(evaluations=evaluations), pruner=stopper or None, seed=3
+    )
+
+
+def ask(oracle: CampaignOracle, count: int, seed: int = 0) -> list[Trial]:
+    space = oracle.problem.space
+    drawn = [space.decode(x) for x in space.sample(np.random.default_rng(seed), 2 * count)]
+    return [oracle.evaluate(assignment) for assignment in list(dict.fromkeys(drawn))[:count]]
+
+
+def samples(trials: Sequence[Trial]) -> list[int]:
+    return [trial.quality.samples for trial in trials if trial.quality is not None]
+
+
+def test_the_seams_fit() -> None:
+    assert isinstance(Sequential(), Stopper)
+    assert isinstance(door().evaluator, Sampling)
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "quality": {},
+    "cost": {"objectives": SIZE, "bounds": (LIMIT,)},
+    "bounded quality": {"bounds": (LIMIT,)},
+    "front": {"objectives": (Objective("accuracy", "maximize"), Objective("size", "minimize"))},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_it_decides_is_what_all_samples_say(kind: str) -> None:
+    """Same front and same best as without, of the same assignments; and what is pruned is of no use, or breaks a bound."""
+    oracle, plain = door(**KINDS[kind]), door(stopper=False, **KINDS[kind])
+    stopped, whole = ask(oracle, 60), ask(plain, 60)
+    assert sum(samples(stopped)) < 0.7 * sum(samples(whole))
+    assert oracle.evaluator.taken == sum(samples(stopped))
+    best, expected = oracle.problem.best(stopped), plain.problem.best(whole)
+    assert best is not None
+    assert expected is not None
+    assert best.assignment == expected.assignment
+    assert best.quality == expected.quality
+    points = [
+        {tuple(plain.problem.minimised(trial)) for trial in plain.problem.front(part)} for part in (stopped, whole)
+    ]
+    assert points[0] == points[1]
+    for ours, full in zip(stopped, whole, strict=True):
+        if ours.state == "pruned" and "breaks" in ours.reason:
+            assert not full.feasible
+        if ours.state == "complete":
+            assert ours.feasible == full.feasible
+
+
+def test_a_stopped_evaluation_counts_as_a_whole_one() -> None:
+    oracle = door()
+    trials = ask(oracle, 60)
+    assert {trial.state for trial in trials} == {"complete", "pruned"}
+    assert (oracle.spent, oracle.remaining) == (60, 0)
+    assert all(trial.effort == 1 and trial.reports == () for trial in trials)
+
+
+def test_what_is_recorded_of_it() -> None:
+    trial = next(trial for trial in ask(door(), 60) if trial.state == "pruned")
+    quality = trial.quality
+    assert quality is not None
+    assert quality.outcomes is None
+    assert quality.samples < COUNT
+    assert trial.reason.startswith(f"pruned after {quality.samples} of 400 samples: accuracy at most 0.")
+    assert 0 < quality.standard_error < 0.1
+
+
+def test_what_is_surely_feasible_and_no_cheaper_is_complete_before_its_last_sample() -> None:
+    trials = ask(door(objectives=SIZE, bounds=(replace(LIMIT, limit=0.3),)), 60)
+    early = [trial for trial in trials if trial.state == "complete" and samples([trial])[0] < COUNT]
+    assert early
+    for trial in early:
+        assert trial.reason.startswith(f"ended after {samples([trial])[0]} of 400 samples: accuracy at least 0.")
+        assert any(other.feasible and other.value("size") <= trial.value("size") for other in trials[: trial.number])
+
+
+def test_the_best_so_far_is_always_whole() -> None:
+    for changes in KINDS.values():
+        oracle = door(**changes)
+        trials = ask(oracle, 60)
+        for number in range(1, len(trials) + 1):
+            assert set(samples(oracle.problem.front(trials[:number]))) <= {COUNT}
+
+
+def test_estimates_are_near_the_whole() -> None:
+    """Within four of their own standard errors, and without bias to speak of."""
+    oracle = door()
+    differences, errors = [], []
+    for trial in ask(oracle, 60):
+        assert trial.quality is not None
+        if trial.state == "pruned":
+            differences.append(trial.quality.metric - oracle.evaluator.evaluate(trial.assignment).metric)
+            errors.append(trial.quality.standard_error)
+    assert np.all(np.abs(differences) < 4 * np.asarray(errors))
+    assert abs(np.mean(differences)) < 0.02
+
+
+def test_parts_are_all_samples_the_hard_ones_first() -> None:
+    oracle, stopper = door(), Sequential()
+    difficulty, space = oracle.evaluator.difficulty(), oracle.problem.space
+    one, other = (np.concatenate(stopper.parts(space.uniform(bits), difficulty, 0)) for bits in (4, 8))
+    for order in (one, other):
+        assert sorted(order) == list(range(COUNT))
+        assert set(order[:40]) == set(np.argsort(-difficulty)[:40])
+    assert list(one) != list(other)
+    assert list(one) == list(np.concatenate(stopper.parts(space.uniform(4), difficulty, 0)))
+    assert list(one) != list(np.concatenate(stopper.parts(space.uniform(4), difficulty, 1)))
+
+
+def test_looks_grow_from_the_least_share() -> None:
+    stopper = Sequential(Sequential.Options(least=0.5, growth=1.5))
+    parts = stopper.parts(BitAssignment({}), np.arange(100.0), 0)
+    assert [len(part) for part in parts] == [50, 25, 25]
+    whole = Sequential(Sequential.Options(least=1.0)).parts(BitAssignment({}), np.arange(100.0), 0)
+    assert [len(part) for part in whole] == [100]
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 17, 40])
+def test_a_killed_search_ends_like_one_never_killed(killed_after: int) -> None:
+    whole = ask(door(), 60)
+    record = MemoryRecord()
+    for trial in whole[:killed_after]:
+        record.append(trial)
+    assert ask(door(record=record), 60) == whole
+
+
+def test_a_loss_decides_nothing() -> None:
+    """As an objective nothing has a rival; as a bound nothing is complete before it is whole."""
+    both = (Objective("accuracy", "maximize"), Objective("loss", "minimize"))
+    assert set(samples(ask(door(objectives=both), 20))) == {COUNT}
+    bounds = (replace(LIMIT, limit=0.3), Bound("loss", 1.0, False, "loss <= 1"))
+    trials = ask(door(objectives=SIZE, bounds=bounds), 60)
+    assert {trial.state for trial in trials if samples([trial])[0] < COUNT} == {"pruned"}
+
+
+def test_scores_that_turn_out_to_be_others_run_to_their_end() -> None:
+    class Halves(Sampled):
+        def outcomes(self, assignment: BitAssignment) -> NDArray[np.float32]:
+            return super().outcomes(assignment) / 2 + 0.25
+
+    _, quadratic = coupled(5, budget=None)
+    oracle = door(evaluator=Halves(quadratic))
+    oracle.problem = replace(oracle.problem, float_outcomes=np.ones(COUNT, dtype=np.float32))
+    assert set(samples(ask(oracle, 20))) == {COUNT}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"float_outcomes": None}, "needs samples that score 0 or 1: others have no bounds"),
+        ({"float_outcomes": np.full(3, 0.5, np.float32)}, "needs samples that score 0 or 1"),
+        ({"objectives": SIZE}, "decides on accuracy; got neither an objective nor a bound of it; pruner: none"),
+        ({"bounds": (replace(LIMIT, at_least=False),)}, "takes more accuracy to be better; got an upper bound of it"),
+    ],
+)
+def test_what_it_cannot_decide_is_refused(changes: dict[str, Any], message: str) -> None:
+    Sequential().check(door().problem)
+    with pytest.raises(ConfigError, match=message):
+        Sequential().check(replace(door().problem, **changes))
+
+
+class Broken(Sequential):
+    """Raises where it is asked."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        setattr(self, where, self._raise)
+
+    def _raise(self, *_: Any) -> Any:
+        raise KeyError("x")
+
+
+@pytest.mark.parametrize("where", ["parts", "ending"])
+def test_its_errors_are_no_failed_trial(where: str) -> None:
+    oracle = door(stopper=Broken(where))
+    with pytest.raises(Failure, match=r"the pruner 'Broken' raised an error; got KeyError: 'x' \(test_sequential"):
+        ask(oracle, 1)
+    assert oracle.trials == []
+
+
+def failing(where: str) -> Callable[..., Any]:
+    class Fails(Sampled):
+        def difficulty(self) -> Floats:
+            if where == "difficulty":
+                raise RuntimeError("no loss")
+            return super().difficulty()
+
+        def sampled(self, assignment: BitAssignment, parts: Any, *, seed: int = 0) -> Generator[Quality]:
+            for number, quality in enumerate(super().sampled(assignment, parts, seed=seed)):
+                if where == "sampled" and number == 1:
+                    raise RuntimeError("diverged")
+                yield quality
+
+    return Fails
+
+
+@pytest.mark.parametrize(("where", "reason"), [("difficulty", "no loss"), ("sampled", "diverged")])
+def test_what_fails_on_the_way_is_a_failed_trial(where: str, reason: str) -> None:
+    oracle = door(evaluator=failing(where)(coupled(5, budget=None)[1]))
+    trial = ask(oracle, 1)[0]
+    assert (trial.state, trial.reason, trial.quality) == ("failed", f"RuntimeError: {reason}", None)
+
+
+def test_parts_that_leave_samples_out_fail() -> None:
+    class Half(Sequential):
+        def parts(self, assignment: BitAssignment, difficulty: Floats, seed: int) -> list[NDArray[np.intp]]:
+            return super().parts(assignment, difficulty, seed)[:1]
+
+    oracle = door(stopper=Half())
+    trial = ask(oracle, 1)[0]
+    assert (trial.state, trial.reason) == ("failed", "the parts of an evaluation must be all of its samples; got fewer")
+
+
+def test_an_evaluator_without_parts_is_evaluated_whole() -> None:
+    problem, quadratic = coupled(5, budget=None)
+    oracle = CampaignOracle(problem, quadratic, MemoryRecord(), Budget(evaluations=5), pruner=Sequential())
+    assert {trial.state for trial in ask(oracle, 5)} == {"complete"}
