@@ -1,6 +1,7 @@
 # The two commands of a newcomer are `make demo` and `make test`; both make the environment they need.
 #   make demo       the main job: five searchers on one problem, and a page that compares them
 #   make test       quick tests             make test-slow   the slow ones     make test-all   both
+#   make benchmark  what is promised about speed
 #   make check      lint, format, types     make clean       remove what make and the tools have written
 # Variables: PYTHON (3.11 or newer), VENV, and PYTEST_ARGS for more arguments to pytest.
 
@@ -14,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 SOURCES := pyproject.toml constraints.txt qsearch/__init__.py
 
-.PHONY: demo test test-slow test-all check lint format types install dev clean
+.PHONY: demo test test-slow test-all benchmark check lint format types install dev clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -28,6 +29,10 @@ test-slow: dev
 
 test-all: dev
 	$(PYTEST) $(PYTEST_ARGS)
+
+# one after the other, and alone: they time
+benchmark: dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks/test_targets.py --timeout 0 --benchmark-columns=median,iqr,rounds $(PYTEST_ARGS)
 
 check: lint format types
 

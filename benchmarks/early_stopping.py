@@ -14,16 +14,16 @@ The share of samples is over all evaluations of a campaign; "same course" is how
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from qsearch import registry
 from qsearch.assignment import BitAssignment
@@ -38,10 +38,32 @@ from qsearch.setting import layers_of
 from qsearch.sites import build_space
 from qsearch.trial import Quality, Trial
 
-SEARCHERS = {"auto": 40, "ddpg": 60}
-"""Searcher → evaluations of a campaign."""
 BITS = {"all": (range(2, 9), range(2, 9)), "few": ((2, 4, 8), (4, 8))}
 """Choices of weights and activations: ``few`` makes spaces that a search can come to the end of."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A searcher with its options, the evaluations of its campaign, and the options that its stopper has unless others are given."""
+
+    searcher: str
+    evaluations: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stopper: Mapping[str, Any] = field(default_factory=dict)
+    costs_only: bool = False
+
+
+WAYS = {
+    "auto": Way("auto", 40),
+    "ddpg": Way("ddpg", 60),
+    "ddpg, verdict": Way(
+        "ddpg",
+        60,
+        {"reward": "qsearch.envs.verdict:VerdictReward"},
+        {"doubt": 0.05, "hard": 0.05, "least": 0.05},
+        costs_only=True,
+    ),
+}
 
 
 class Remembered:
@@ -92,19 +114,20 @@ class Setting:
     evaluator: Remembered
     tables: dict[str, SensitivityTable]
 
-    def search(self, searcher: str, seed: int, pruner: Sequential | None) -> tuple[Trial | None, list[Trial]]:
+    def search(self, way: Way, seed: int, pruner: Sequential | None) -> tuple[Trial | None, list[Trial]]:
         """The best of a campaign, and its trials."""
-        budget = Budget(evaluations=SEARCHERS[searcher])
+        budget = Budget(evaluations=way.evaluations)
         oracle = CampaignOracle(
             self.problem, self.evaluator, MemoryRecord(), budget, seed, pruner=pruner, tables=self.tables
         )
         with suppress(BudgetExhausted):
-            registry.create("searchers", searcher, {}).search(oracle)
+            registry.create("searchers", way.searcher, dict(way.options)).search(oracle)
         return self.problem.best(oracle.trials), oracle.trials
 
 
-def settings(workload: str, bits: str, latency: float, accuracy: float) -> dict[str, Setting]:
-    """Kind of problem → setting."""
+@cache
+def settings(workload: str, bits: str = "few", latency: float = 0.25, accuracy: float = 0.99) -> dict[str, Setting]:
+    """Kind of problem → setting; asked for again, the same, with all that it has evaluated."""
     made = registry.create("workloads", workload, {})
     layers = layers_of(made)
     space = build_space(layers, weight_bits=BITS[bits][0], activation_bits=BITS[bits][1])
@@ -150,38 +173,57 @@ class Pair:
     difference: float
 
 
-def pair(setting: Setting, searcher: str, seed: int, options: Sequential.Options) -> Pair | None:
-    """Both campaigns of a seed; None where one of them found nothing."""
-    ours, trials = setting.search(searcher, seed, Sequential(options))
-    theirs, others = setting.search(searcher, seed, None)
+def pair(setting: Setting, way: Way, seed: int, given: Mapping[str, Any] | None = None) -> Pair | None:
+    """Both campaigns of a seed; None where one of them found nothing.
+
+    Args:
+        given: options of the stopper that take the place of the way's.
+    """
+    stopper = Sequential(Sequential.Options(**{**way.stopper, **(given or {})}))
+    ours, trials = setting.search(way, seed, stopper)
+    theirs, others = setting.search(way, seed, None)
     if ours is None or theirs is None:
         return None
     used = [trial.quality.samples for trial in trials if trial.quality is not None]
     count = setting.evaluator.evaluate(ours.assignment).samples
     alike = [one.assignment == other.assignment for one, other in zip(trials, others, strict=False)]
+    course = alike.index(False) if False in alike else len(alike)
+    same = ours.assignment == theirs.assignment
+    return Pair(sum(used) / (count * len(used)), same, course, better_by(setting, ours, theirs))
+
+
+def better_by(setting: Setting, ours: Trial, theirs: Trial) -> float:
+    """How much better the first is, on all samples: a difference of accuracies, or the share of a cost that it saves."""
     (objective,) = setting.problem.objectives
     if objective.metric in setting.problem.cost.units:
-        difference = 1 - ours.value(objective.metric) / theirs.value(objective.metric)
-    else:
-        difference = (
-            setting.evaluator.evaluate(ours.assignment).metric - setting.evaluator.evaluate(theirs.assignment).metric
-        )
-    course = alike.index(False) if False in alike else len(alike)
-    return Pair(sum(used) / (count * len(used)), ours.assignment == theirs.assignment, course, difference)
+        return 1 - ours.value(objective.metric) / theirs.value(objective.metric)
+    whole = setting.evaluator.evaluate
+    return whole(ours.assignment).metric - whole(theirs.assignment).metric
 
 
-def row(kind: str, searcher: str, found: Sequence[Pair]) -> list[str]:
+def shares(workload: str, searcher: str, kind: str, seeds: int) -> tuple[NDArray[np.float64], int]:
+    """Share of the samples that campaigns with few choices take, one of each seed, and how many end as without stopping.
+
+    Args:
+        searcher: one of :data:`WAYS`.
+        kind: "accuracy:max" or "latency:min".
+    """
+    setting = settings(workload)[kind]
+    pairs = [pair(setting, WAYS[searcher], seed) for seed in range(seeds)]
+    found = [one for one in pairs if one is not None]
+    return np.asarray([one.share for one in found]), sum(one.same for one in found)
+
+
+def row(searcher: str, kind: str, found: Sequence[Pair]) -> list[str]:
     """One line: medians with quartiles; means of the differences with their standard errors."""
     shares = np.quantile([one.share for one in found], [0.5, 0.25, 0.75])
     differences = 100 * np.asarray([one.difference for one in found])
     error = float(np.std(differences, ddof=1)) / len(found) ** 0.5 if len(found) > 1 else float("nan")
     better, worse = int(np.sum(differences > 0)), int(np.sum(differences < 0))
     return [
-        kind,
-        searcher,
         "{:.1f} % ({:.1f}–{:.1f})".format(*100 * shares),
         f"{sum(one.same for one in found)} of {len(found)}",
-        f"{np.median([one.course for one in found]):.0f} of {SEARCHERS[searcher]}",
+        f"{np.median([one.course for one in found]):.0f} of {WAYS[searcher].evaluations}",
         f"{differences.mean():+.3f} ± {error:.3f} {'points' if kind.startswith('accuracy') else '%'}",
         f"{better} / {worse}",
     ]
@@ -194,21 +236,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--latency", type=float, default=0.25, help="share of the latency of 8 bits")
     parser.add_argument("--accuracy", type=float, default=0.99, help="share of the float network's")
-    parser.add_argument("--least", type=float, default=0.15, help="share of the samples evaluated in any case")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--kinds", nargs="+", default=["accuracy:max", "latency:min"])
+    parser.add_argument("--least", type=float, help="share of the samples evaluated in any case")
+    parser.add_argument("--doubt", type=float, help="probability of a wrong verdict on what cannot become the best")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    table = Table(title=f"{given.workload}, {given.bits} choices of bits, {given.seeds} seeds")
-    for name in ("problem", "searcher", "samples", "same result", "same course", "better by", "better / worse"):
-        table.add_column(name, justify="left" if name in ("problem", "searcher") else "right")
-    options = Sequential.Options(least=given.least)
-    for kind, setting in settings(given.workload, given.bits, given.latency, given.accuracy).items():
-        for searcher in SEARCHERS:
-            pairs = [pair(setting, searcher, seed, options) for seed in range(given.seeds)]
-            if found := [one for one in pairs if one is not None]:
-                table.add_row(*row(kind, searcher, found))
-    console = Console()
-    console.width = max(console.width, 120)
-    console.print(table)
+    options = {name: value for name in ("least", "doubt") if (value := getattr(given, name)) is not None}
+    print(f"{given.workload}, {given.bits} choices of bits, {given.seeds} seeds")
+    print("problem, searcher: samples | same result | same course | better by | better / worse")
+    made = settings(given.workload, given.bits, given.latency, given.accuracy)
+    for kind, searcher in product(given.kinds, given.ways):
+        way = WAYS[searcher]
+        if way.costs_only and kind != "latency:min":
+            continue
+        pairs = [pair(made[kind], way, seed, options) for seed in range(given.seeds)]
+        if found := [one for one in pairs if one is not None]:
+            print(f"{kind}, {searcher}:", " | ".join(row(searcher, kind, found)), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qsearch import registry
-from qsearch.assignment import BitAssignment
 from qsearch.errors import DataError
 from qsearch.evaluate.data import Split, read
 from qsearch.evaluate.execution import Execution, Plan
@@ -126,10 +125,28 @@ def best_float_pass(model: nn.Module, data: Split) -> tuple[str, Callable[[], No
     return best, passes[best]
 
 
-def measure(
-    workload: Workload, granularity: Granularity, execution: Execution, rounds: int, samples: int, correction: int
-) -> Timings:
-    """Time ``rounds`` random assignments of 2..8 bits, after one that warms up."""
+@dataclass(frozen=True)
+class Compared:
+    """What is timed against each other.
+
+    Attributes:
+        samples: validation samples that each passes.
+        best: the best float pass, in words.
+        floating: the best float pass.
+        plain, corrected: evaluate the next random assignment of 2 to 8 bits, without and with correction.
+    """
+
+    samples: int
+    best: str
+    floating: Callable[[], None]
+    plain: Callable[[], None]
+    corrected: Callable[[], None]
+
+
+def prepared(
+    workload: Workload, granularity: Granularity, execution: Execution, samples: int, correction: int
+) -> Compared:
+    """Evaluators with all weights tabulated, and the best float pass."""
     model = workload.model()
     repeated: Any = Repeated(workload, samples)
     validation = read(repeated.validation(), f"validation loader of {workload.name!r}", samples)
@@ -138,25 +155,25 @@ def measure(
     plain = PostTraining(repeated, layers, PostTraining.Options(correction=False, **options))
     full = PostTraining(repeated, layers, PostTraining.Options(correction_samples=correction, **options))
     space = build_space(layers, weight_bits=range(2, 9), activation_bits=range(2, 9), granularity=granularity)
-    for bits in range(2, 9):  # all weights are tabulated
+    for bits in range(2, 9):
         plain.network.apply(space.uniform(bits))
         full.network.apply(space.uniform(bits))
-    best, floating = best_float_pass(model, validation)
     draws = np.random.default_rng(0)
-    rows = [_round(floating, plain, full, [space.decode(x) for x in space.sample(draws, 2)]) for _ in range(rounds + 1)]
-    table = np.asarray(rows[1:])
-    return Timings(len(validation), correction, best, table[:, 0], table[:, 1], table[:, 2])
+
+    def next_of(evaluator: PostTraining) -> Callable[[], None]:
+        def evaluate() -> None:
+            evaluator.evaluate(space.decode(space.sample(draws, 1)[0]))
+
+        return evaluate
+
+    return Compared(len(validation), *best_float_pass(model, validation), next_of(plain), next_of(full))
 
 
-def _round(
-    floating: Callable[[], None], plain: PostTraining, full: PostTraining, assignments: list[BitAssignment]
-) -> tuple[float, float, float]:
-    """Seconds of the float pass, of an evaluation without correction, and of one with it."""
-    return (
-        seconds(floating),
-        seconds(lambda: plain.evaluate(assignments[0])),
-        seconds(lambda: full.evaluate(assignments[1])),
-    )
+def measure(compared: Compared, rounds: int, correction: int) -> Timings:
+    """Time so many rounds, after one that warms up."""
+    parts = (compared.floating, compared.plain, compared.corrected)
+    table = np.asarray([[seconds(part) for part in parts] for _ in range(rounds + 1)])[1:]
+    return Timings(compared.samples, correction, compared.best, table[:, 0], table[:, 1], table[:, 2])
 
 
 def show(name: str, timings: Timings) -> None:
@@ -185,13 +202,11 @@ def main() -> None:
     for name in given.workload or WORKLOADS:
         try:
             workload = registry.create("workloads", name)
-            timings = measure(
-                workload, given.granularity, given.execution, given.rounds, given.samples, given.correction_samples
-            )
+            compared = prepared(workload, given.granularity, given.execution, given.samples, given.correction_samples)
         except DataError as error:
             print(f"{name}: left out: {error}")
             continue
-        show(name, timings)
+        show(name, measure(compared, given.rounds, given.correction_samples))
 
 
 if __name__ == "__main__":

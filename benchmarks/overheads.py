@@ -5,7 +5,7 @@ budget of half the cost of 8 bits everywhere; the evaluator answers at once, wit
 processor time of the one thread, each call on its own, and given as median and quartiles over the evaluations; the
 wait for the disk is the wall time of an append less its processor time, so that it shows what the disk adds.
 
-Memory is the slope of the resident set over the second half of a search.
+Memory is the slope of the resident set over each of the last three quarters of a search: equal ones say that it is linear.
 
 Run ``OMP_NUM_THREADS=1 python benchmarks/overheads.py``; ``--trials 10000 --parts memory`` is the issue's scale.
 """
@@ -28,6 +28,7 @@ from typing import Any
 import markdown_table
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # it ships no types
+from numpy.typing import NDArray
 
 from qsearch.assignment import BitAssignment
 from qsearch.costs import NetworkCost
@@ -45,6 +46,8 @@ from qsearch.trial import Quality
 BITS = range(2, 9)
 MODELS = ("size", "bops", "lut")
 STORAGES = ("memory", "sqlite", "journal")
+WARM = 3
+"""First evaluations that are not counted."""
 
 
 class Instant(Evaluator):
@@ -176,7 +179,7 @@ def search(
     parts = Parts()
     with TemporaryDirectory() as folder:
         oracle = CampaignOracle(asked, Instant(), record(storage, asked, Path(folder)), Budget(trials))
-        _ = asked.cost.kernel_table  # made once a campaign
+        _ = asked.cost.kernel_table, asked.cost.layer_prices  # made once a campaign
         begun, wall = time.process_time(), time.perf_counter()
         with watched(parts, oracle), suppress(BudgetExhausted):
             parts.timed("searcher", create("searchers", searcher, options).search)(oracle)
@@ -200,12 +203,33 @@ def per_evaluation(trials: int, folder: Path) -> None:
     markdown_table.show(header, rows)
 
 
+def milliseconds(storage: str, model: str, trials: int) -> NDArray[np.float64]:
+    """Processor time of each evaluation by ``random``, its draws and projections included: ms, shape (trials,).
+
+    It draws one at a time, so that none pays for a batch.
+
+    Args:
+        storage: "memory", "sqlite" or "journal".
+        model: "size", "bops" or "lut".
+    """
+    with TemporaryDirectory() as folder:
+        asked = problem(model, "kernel", Path(folder))
+        oracle = CampaignOracle(asked, Instant(), record(storage, asked, Path(folder)), Budget(trials + WARM))
+        _ = asked.cost.kernel_table, asked.cost.layer_prices  # made once a campaign
+        moments: list[float] = []
+        oracle.on_trial = lambda trial: moments.append(time.thread_time())
+        with suppress(BudgetExhausted):
+            create("searchers", "random", {"batch": 1}).search(oracle)
+    return 1e3 * np.diff(moments)[WARM - 1 :]
+
+
 SEARCHERS: tuple[tuple[str, dict[str, Any], Granularity, int], ...] = (
     ("random", {}, "kernel", 100),
     ("hierarchical-ddpg", {"warmup_episodes": 5}, "kernel", 8),
     ("random", {}, "layer", 100),
     ("optuna", {}, "layer", 60),
     ("gp", {"sensitivity": None}, "layer", 40),
+    ("auto", {}, "layer", 40),
     ("ddpg", {"warmup_episodes": 5}, "layer", 15),
 )
 """Searcher, its options, granularity, evaluations."""
@@ -226,19 +250,18 @@ def per_proposal(folder: Path) -> None:
     markdown_table.show(["searcher", "bits per", "evaluations", "ms"], rows)
 
 
-def remembered(storage: str, trials: int) -> tuple[float, float]:
-    """Bytes per trial: slope of the resident set over the second half, by least squares; and size of the record's files."""
+def remembered(storage: str, trials: int) -> tuple[list[float], float]:
+    """Bytes per trial of a search by ``random``: slopes of the resident set over the last three quarters, and the files' size."""
     with TemporaryDirectory() as place:
         asked = problem("bops", "kernel", Path(place))
         oracle = CampaignOracle(asked, Instant(), record(storage, asked, Path(place)), Budget(trials))
         resident: list[int] = []
         oracle.on_trial = lambda trial: resident.append(psutil.Process().memory_info().rss)
-        rng = np.random.default_rng(0)
-        for _ in range(trials):  # without a searcher: what it remembers is its own
-            oracle.evaluate(asked.space.decode(asked.space.sample(rng, 1)[0]))
-        half = len(resident) // 2
-        slope = float(np.polyfit(np.arange(half, len(resident)), resident[half:], 1)[0])
-        return slope, sum(file.stat().st_size for file in Path(place).glob("study.*")) / trials
+        with suppress(BudgetExhausted):
+            create("searchers", "random").search(oracle)
+        quarters = np.array_split(np.asarray(resident), 4)[1:]
+        slopes = [float(np.polyfit(np.arange(len(part)), part, 1)[0]) for part in quarters]
+        return slopes, sum(file.stat().st_size for file in Path(place).glob("study.*")) / trials
 
 
 def memory(trials: int) -> None:
@@ -246,9 +269,9 @@ def memory(trials: int) -> None:
     rows = []
     for storage in STORAGES:
         with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-            slope, size = alone.submit(remembered, storage, trials).result()
-        rows.append([storage, str(trials), f"{slope / 1024:.1f}", f"{size / 1024:.1f}"])
-    print("KiB per trial: resident memory of the driver, and on disk\n")
+            slopes, size = alone.submit(remembered, storage, trials).result()
+        rows.append([storage, str(trials), ", ".join(f"{slope / 1024:.1f}" for slope in slopes), f"{size / 1024:.1f}"])
+    print("KiB per trial: resident memory of the driver, in the second, third and last quarter; and on disk\n")
     markdown_table.show(["record", "trials", "memory", "disk"], rows)
 
 

@@ -42,7 +42,9 @@ class VerdictReward:
         for objective in problem.objectives:
             if objective.metric not in problem.cost.units:
                 raise ConfigError(
-                    "the reward 'verdict' needs objectives that are costs", got=objective.metric, fix="reward: objective"
+                    "the reward 'verdict' needs objectives that are costs",
+                    got=objective.metric,
+                    fix="reward: objective",
                 )
         self._gap = (options or self.Options()).gap
         self._goals = [
@@ -52,9 +54,7 @@ class VerdictReward:
 
     def __call__(self, trial: Trial) -> float:
         shares = [trial.value(metric) / highest for metric, _, highest in self._goals]
-        saved = [
-            1 - share if sign > 0 else share for share, (_, sign, _) in zip(shares, self._goals, strict=True)
-        ]
+        saved = [1 - share if sign > 0 else share for share, (_, sign, _) in zip(shares, self._goals, strict=True)]
         gain = sum(saved) / len(saved)
         kept = all(violation <= 0 for violation in trial.violations.values())
         return gain if kept else -self._gap - gain

@@ -31,6 +31,8 @@ BitArray: TypeAlias = NDArray[np.int64]
 Packed: TypeAlias = int | bytes
 """Bits of a site as they are stored: one number, or a byte per kernel where kernels differ."""
 
+_ALLOWED = bytes(range(FLOAT_BITS + 1))
+
 
 def _canonical(site: str, bits: object) -> Packed:
     """Validate the bits of one site and bring them to their one stored form."""
@@ -84,7 +86,7 @@ class BitAssignment(Mapping[str, Bits]):
         found = cls({})
         found._bits = {site: value if isinstance(value, int) else _one(value) for site, value in packed.items()}
         for site, value in found._bits.items():
-            if not 0 <= (value if isinstance(value, int) else max(value)) <= FLOAT_BITS:
+            if not 0 <= value <= FLOAT_BITS if isinstance(value, int) else value.translate(None, _ALLOWED):
                 raise SpaceError(f"bits of {site!r} must be within 0..{FLOAT_BITS}", got=_shown(value))
         return found
 

@@ -26,6 +26,7 @@ from qsearch.ledger import Ledger
 from qsearch.oracle import CampaignOracle
 from qsearch.problem import Problem
 from qsearch.protocols import (
+    Batching,
     Evaluator,
     HeldOutEvaluator,
     Remembering,
@@ -123,7 +124,7 @@ class Campaign:
             max_failures=self.config.max_failures,
             evaluate_infeasible=self.config.evaluate_infeasible,
             pruner=build_pruner(self.config),
-            batching=setting.batching,
+            batching=setting.batching or _together(setting.evaluator),
             folder=self.folder,
         )
         oracle.on_trial = lambda trial: self._on_trial(oracle, trial)
@@ -179,6 +180,11 @@ class Campaign:
         """
         if (self.folder / CONFIG_FILE).is_file():
             check_same(self.config, read_config(self.folder), str(self.folder))
+
+
+def _together(evaluator: Evaluator) -> Batching | None:
+    """An evaluator that answers several assignments together, as such."""
+    return evaluator if isinstance(evaluator, Batching) else None
 
 
 def _check_spent(problem: Problem, oracle: CampaignOracle) -> None:

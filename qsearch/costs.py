@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import product
 from numbers import Real
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,10 @@ def _arrays(totals: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.f
 
 ROUNDING = 1e-9
 """Relative: what sums of the same numbers in another order are never apart."""
-RECENT = 16
-"""Estimates that are kept for who asks twice."""
+RECENT = 128
+"""Estimates that are kept for who asks twice: searchers project a batch of proposals, then have it evaluated."""
 REMEMBERED = 64
-"""Prices of a layer that are kept for a walk, which passes through about two dozen of one layer."""
+"""Prices of a layer that are kept: of a walk's passes, and of where it turns within one."""
 
 
 class LayerCosts(Mapping[str, Mapping[str, float]]):
@@ -114,7 +114,7 @@ class KernelTable:
         for place, layer in enumerate(cost.layers):
             for choice in cost.choices(layer):
                 for metric, value in cost.layer(layer, choice).items():
-                    self._tables[metric][place, choice.weight, choice.activation] = value
+                    self._tables[metric][place, choice.activation, choice.weight] = value
 
     def totals(self, x: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Costs of index vectors, shape (A, D): metric → shape (A,)."""
@@ -124,19 +124,20 @@ class KernelTable:
     def _totals_of(self, x: NDArray[np.int64]) -> dict[str, float]:
         width = FLOAT_BITS + 1
         bits = np.concatenate([self._space.bits_of(x), np.arange(width)])
-        rows = (np.arange(len(self._inputs)) * width * width + bits[self._inputs])[self._layers]
-        cells = rows + width * bits[self._places]
+        rows = width * (np.arange(len(self._inputs)) * width + bits[self._inputs])
+        cells = rows.take(self._layers) + bits.take(self._places)
         return {metric: float(table.ravel().take(cells) @ self._share) for metric, table in self._tables.items()}
 
 
 class LayerPrices:
-    """Costs of a network whose layers add up: but for rounding, and of a layer whose bits have come before without asking.
+    """Costs of a network whose layers add up: but for rounding, and without asking again for bits that a layer has had before.
 
-    A state of some walk differs from the one before in a layer or two.
+    A state of some walk differs from others of it in a layer or two.
     """
 
     def __init__(self, cost: NetworkCost) -> None:
         self._cost, self._places = cost, _places(cost)
+        self._sites = {site.name for site in cost.space.sites}
         self._known: dict[str, dict[tuple[bytes, int], tuple[float, ...]]] = {layer.name: {} for layer in cost.layers}
 
     def totals(self, x: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -161,12 +162,12 @@ class LayerPrices:
         return [known[key] for key in keys]
 
     def _asked(self, layer: Layer, keys: Sequence[tuple[bytes, int]]) -> Iterator[tuple[float, ...]]:
-        bits = {
-            layer.weight_site: np.asarray([list(weight) for weight, _ in keys], dtype=np.int8),
-            layer.activation_site: np.asarray([[entry] for _, entry in keys], dtype=np.int8),
+        weights, entries = zip(*keys, strict=True)
+        bits: dict[str, NDArray[Any]] = {
+            layer.weight_site: np.frombuffer(b"".join(weights), dtype=np.int8).reshape(len(keys), -1),
+            layer.activation_site: np.asarray(entries, dtype=np.int8)[:, None],
         }
-        sites = {site.name for site in self._cost.space.sites}
-        named = {name: value for name, value in bits.items() if name in sites}
+        named = {name: value for name, value in bits.items() if name in self._sites}
         found = _ask(lambda: _arrays(self._cost.model.estimate_many((layer,), named)))
         return zip(*(found[metric].tolist() for metric in self._cost.units), strict=True)
 
@@ -258,7 +259,9 @@ class NetworkCost:
         prices = LayerPrices(self)
         try:
             return prices if self._agrees(prices) else None
-        except QSearchError:  # of a model that knows whole networks only; what is wrong with the network, it will say again
+        except (
+            QSearchError
+        ):  # of a model that knows whole networks only; what is wrong with the network, it will say again
             return None
 
     @property

@@ -243,7 +243,7 @@ class CampaignOracle:
     def evaluate_many(self, assignments: Sequence[BitAssignment]) -> list[Trial]:
         """See :meth:`qsearch.protocols.Oracle.evaluate_many`."""
         together = [] if self.batching is None or self.pruner is not None else self._to_evaluate(assignments)
-        if self.batching is None or len(together) < 2:
+        if self.batching is None or not together:
             return [self.evaluate(assignment) for assignment in assignments]
         self._ahead = _Ahead(together, self.batching.evaluate_many(together, seed=self.seed))
         try:

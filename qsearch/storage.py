@@ -9,6 +9,10 @@ of one study cannot both go on, and a trial whose writing was interrupted, nobod
 is written again.
 
 A server that is gone is waited for, a disk that is full is not: see :func:`lost`.
+
+A SQLite ledger is one file, to be copied as such, when its campaign has ended or was interrupted. While one runs, and after
+one was killed, ``study.db-wal`` beside it holds the last trials: the two are copied together, or whatever opens the ledger
+next (a resumed search, ``qsearch show``) brings them into one again.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote
 
+import optuna
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -53,6 +58,19 @@ PAGE = 200
 """Trials that are read at a time."""
 _GONE = ("08", "57P", "40001", "40P01", "53300")
 """SQLSTATEs of connections that are lost, servers that go or come, deadlocks, and too many clients."""
+
+
+_COLUMNS: Mapping[str, frozenset[str]] = {
+    "trials": frozenset({"trial_id", "number", "study_id", "state", "datetime_start", "datetime_complete"}),
+    "trial_values": frozenset({"trial_value_id", "trial_id", "objective", "value", "value_type"}),
+    "trial_params": frozenset({"param_id", "trial_id", "param_name", "param_value", "distribution_json"}),
+    "trial_user_attributes": frozenset({"trial_user_attribute_id", "trial_id", "key", "value_json"}),
+    "trial_system_attributes": frozenset({"trial_system_attribute_id", "trial_id", "key", "value_json"}),
+    "trial_intermediate_values": frozenset(
+        {"trial_intermediate_value_id", "trial_id", "step", "intermediate_value", "intermediate_value_type"}
+    ),
+}
+"""Tables that a trial is written to, as Optuna 3.2 to 5.0 have them."""
 
 
 class Trials(Protocol):
@@ -108,13 +126,32 @@ def trials_in(storage: BaseStorage, url: str, name: str) -> Trials:
 
     Raises:
         KeyError: there is no such study.
+        StorageError: the Optuna that is installed has other tables than those that are written here.
     """
     study = storage.get_study_id_from_name(name)
     path = file_of(url)
     if isinstance(storage, RDBStorage):
+        _check_tables()
         return DatabaseTrials(storage, study)
     assert path is not None, "journals are files"
     return JournalTrials(path, study)
+
+
+def _check_tables() -> None:
+    """Another Optuna may keep trials in another way, and would read what is written here as something else.
+
+    Raises:
+        StorageError: it does.
+    """
+    known = models.BaseModel.metadata.tables
+    for table, columns in _COLUMNS.items():
+        found = frozenset(known[table].columns.keys()) if table in known else frozenset()
+        if found != columns:
+            raise StorageError(
+                "the tables of Optuna must be those of version 5.0",
+                got=f"optuna {optuna.__version__}, in whose {table} differ: {', '.join(sorted(found ^ columns))}",
+                fix="pip install 'optuna==5.0.*', or use a journal (storage: journal:study.log)",
+            )
 
 
 def file_of(url: str) -> Path | None:

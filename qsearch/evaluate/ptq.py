@@ -6,7 +6,7 @@ Ranges, corrections and probes use calibration data, :meth:`PostTraining.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from qsearch.evaluate.lessons import lessons_of
 from qsearch.evaluate.pace import fastest, layout
 from qsearch.evaluate.scoring import Scoring
 from qsearch.evaluate.threads import threads
+from qsearch.evaluate.together import Settings, Together
 from qsearch.layers import Layer
 from qsearch.protocols import Probe, Workload
 from qsearch.quantize.modules import Inputs, forward
@@ -69,6 +70,9 @@ class PostTraining:
             execution: "eager", the network as it is; "channels-last", its maps laid out so, which suits many convolutions;
                 "compiled", by a program in C++, ``batch_size`` samples at a time; "fastest", what a short trial finds to be
                 best on this machine, its batch size included. All give the same but for rounding.
+            assignments_at_once: assignments that pass through the network as one, where a searcher asks for several; the same
+                but for rounding. It pays on a GPU, for small networks.
+            device: where they pass: "cpu", "cuda", "cuda:1".
             reuse: MiB for activations that evaluations leave for later ones whose assignments begin alike: those start where
                 theirs differs, and give the same to the last bit. 1024 if None, or an eighth of the machine's memory
                 where that is less; 0 for nothing.
@@ -81,6 +85,8 @@ class PostTraining:
         batch_size: int = Field(default=64, ge=1)
         threads: int | None = Field(default=None, ge=1)
         execution: Execution = "eager"
+        assignments_at_once: int = Field(default=1, ge=1)
+        device: str = "cpu"
         reuse: int | None = Field(default=None, ge=0)
 
     def __init__(self, workload: Workload, layers: Sequence[Layer], options: Options) -> None:
@@ -107,6 +113,7 @@ class PostTraining:
             self._executor = self._execution()
         self.scoring = Scoring(workload, self._floating, self._executor.plan.batch_size)
         self.scoring.check([], self._float_output, self._calibration)
+        self._together = self._several()
 
     @property
     def validation(self) -> Split:
@@ -171,6 +178,18 @@ class PostTraining:
                 with threads(self._options.threads):
                     quality = next(found)
                 yield quality
+
+    def evaluate_many(self, assignments: Sequence[BitAssignment], *, seed: int = 0) -> Iterator[Quality | Exception]:
+        """See :class:`qsearch.protocols.Batching`."""
+        if self._together is not None:
+            yield from self._together.evaluate_many(assignments)
+            return
+        for assignment in assignments:
+            try:
+                answer: Quality | Exception = self.evaluate(assignment, seed=seed)
+            except Exception as error:  # in its place, whatever it is
+                answer = error
+            yield answer
 
     def test(self, assignment: BitAssignment) -> Quality:
         """Quality on the whole test split.
@@ -260,6 +279,21 @@ class PostTraining:
     def _quality(self, assignment: BitAssignment, data: Split) -> Quality:
         with threads(self._options.threads), torch.inference_mode():
             return self.scoring.quality(self._executor.take_on(assignment), data, self.network.model)
+
+    def _several(self) -> Together | None:
+        """What answers several assignments at once; None where that is not asked for."""
+        options = self._options
+        if options.assignments_at_once == 1 and options.device == "cpu":
+            return None
+        few = options.correction_samples or len(self._calibration)
+        return Together(
+            self.network,
+            self.scoring,
+            self._validation,
+            self._calibration.head(few).inputs if options.correction else None,
+            Settings(options.assignments_at_once, self._executor.plan.batch_size, options.device, options.threads),
+            lambda assignment: self._quality(assignment, self._validation),
+        )
 
     def _execution(self) -> Executor:
         """What runs the network on data to be scored."""

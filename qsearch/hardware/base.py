@@ -106,8 +106,11 @@ class VectorCostModel(CostModel):
             weight = np.asarray(bits[layer.weight_site])
             activation = np.asarray(bits.get(layer.activation_site, np.asarray([[FLOAT_BITS]]))).max(axis=1)
             rows = max(len(weight), len(activation))
-            weight = np.broadcast_to(weight, (rows, weight.shape[1]))
-            costs = self._checked_costs(layer, weight, np.broadcast_to(activation, (rows,)))
+            if len(weight) < rows:
+                weight = np.broadcast_to(weight, (rows, weight.shape[1]))
+            elif len(activation) < rows:
+                activation = np.broadcast_to(activation, (rows,))
+            costs = self._checked_costs(layer, weight, activation)
             for metric, value in costs.items():
                 if metric not in totals:
                     raise CostModelError(f"every metric of a cost model must have a unit, {metric!r} has none")
@@ -124,8 +127,9 @@ class VectorCostModel(CostModel):
         for array in (weight, activation):
             if array.dtype.kind not in "iu":
                 raise SpaceError(f"bits of layer {layer.name!r} must be integers", got=str(array.dtype))
-            low, high = int(array.min(initial=0)), int(array.max(initial=0))
-            if low < 0 or high > FLOAT_BITS:
+            unsigned = array.view(f"u{array.itemsize}")  # of which negative numbers are the greatest
+            if int(unsigned.max(initial=0)) > FLOAT_BITS:
+                low, high = int(array.min(initial=0)), int(array.max(initial=0))
                 raise SpaceError(
                     f"bits of layer {layer.name!r} must be within 0..{FLOAT_BITS}", got=low if low < 0 else high
                 )

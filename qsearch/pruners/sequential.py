@@ -24,7 +24,8 @@ The share ``hard`` of the samples that are hardest for the float network comes f
 anew for each assignment, so that no search can adapt to the samples that happen to come first. Nearly all that quantisation
 breaks is among the hard ones, and what they have lost nothing makes good: U falls below what is needed long before a mean of
 as many random samples tells anything. L rises slower, as the others may hide anything until they are seen. Strata of samples are those that are hard or
-not, that the float network has right or wrong, and the best rival: so bounds are paired.
+not, that the float network has right or wrong, and the best rival: so bounds are paired. Once the hard samples are all
+seen their count is known, and bounds on the others begin; where a look comes before that, both sequences share ε.
 
 Searchers see the metric that is likeliest for the whole split, the mean of each stratum weighted by its size. For its sake no
 evaluation ends before the share ``least`` of its samples.
@@ -120,7 +121,7 @@ class Sequential(Stopper):
             return None
         before = _no_dearer(self._feasible(earlier, count), trial, problem)
         strata, guesses = self._strata(quality.outcomes, difficulty, before, problem)
-        low, high = count_bounds(strata, self.options.error)
+        low, high = count_bounds(strata, self.options.error / self._sequences)
         at_best = _supposed(trial, problem, high / count, -np.inf)
         seen = f"after {quality.samples:,} of {count:,} samples: {quality.name}"
         estimate = _estimate(quality, strata, guesses, (low, high))
@@ -131,18 +132,21 @@ class Sequential(Stopper):
         if rival is None:
             return None
         if self.options.doubt is not None:
-            likely = count_bounds(strata, max(self.options.doubt, self.options.error))
-            verdicts = [_supposed(trial, problem, total / count, np.nan) for total in likely]
-            if _kept(verdicts[0]) != _kept(verdicts[1]):
+            few, many = likely = count_bounds(strata, max(self.options.doubt, self.options.error) / self._sequences)
+            if _keeps(trial, problem, few / count, np.inf) != _keeps(trial, problem, many / count, -np.inf):
                 return None
             estimate = _estimate(quality, strata, guesses, likely)
-        kept = all(value <= 0 for value in _supposed(trial, problem, low / count, np.inf).violations.values())
-        if kept and _costs_only(problem):
+        if _costs_only(problem) and _keeps(trial, problem, low / count, np.inf):
             reason = f"ended {seen} at least {low / count:.4g}, and trial {rival.number} costs no more"
             return Ending("complete", estimate, reason)
         return Ending(
             "pruned", estimate, f"pruned {seen} at most {high / count:.4g}, no better than trial {rival.number}"
         )
+
+    @property
+    def _sequences(self) -> int:
+        """Of bounds: one on the hard samples, if there is a look at part of them, and one on what follows."""
+        return 1 if self.options.least >= self.options.hard else 2
 
     def _feasible(self, earlier: Sequence[Trial], count: int) -> list[Trial]:
         """The feasible ones of the earlier trials that were evaluated whole; those read before are remembered."""
@@ -166,7 +170,8 @@ class Sequential(Stopper):
             before: trials with which to pair, the best first.
         """
         assert problem.float_outcomes is not None
-        known: list[NDArray[np.generic]] = [problem.float_outcomes, _hard(difficulty, self.options.hard)]
+        hard = _hard(difficulty, self.options.hard)
+        known: list[NDArray[np.generic]] = [problem.float_outcomes, hard]
         if before and before[0].quality is not None and not _costs_only(problem):
             known += [] if before[0].quality.outcomes is None else [before[0].quality.outcomes]
         kind = np.zeros(len(outcomes), dtype=np.int64)
@@ -175,7 +180,8 @@ class Sequential(Stopper):
         seen, kinds = ~np.isnan(outcomes), 2 ** len(known)
         sizes, counts = np.bincount(kind, minlength=kinds), np.bincount(kind[seen], minlength=kinds)
         ones = np.bincount(kind[seen], weights=outcomes[seen], minlength=kinds)
-        strata = [Stratum(int(n), int(k), round(x)) for n, k, x in zip(sizes, counts, ones, strict=True)]
+        settled = [bool(number & 2 and seen[hard].all()) for number in range(kinds)]
+        strata = [Stratum(int(n), int(k), round(x), s) for n, k, x, s in zip(sizes, counts, ones, settled, strict=True)]
         return strata, [float(number & 1) for number in range(kinds)]
 
 
@@ -200,6 +206,11 @@ def _supposed(trial: Trial, problem: Problem, metric: float, loss: float) -> Tri
     assert trial.cost is not None
     quality = replace(trial.quality, metric=metric, loss=loss)
     return replace(trial, quality=quality, violations=problem.violations(trial.cost, quality))
+
+
+def _keeps(trial: Trial, problem: Problem, metric: float, loss: float) -> bool:
+    """Whether the trial would keep all bounds with another metric and loss."""
+    return all(value <= 0 for value in _supposed(trial, problem, metric, loss).violations.values())
 
 
 def _outdoes(rival: Trial, trial: Trial, problem: Problem) -> bool:

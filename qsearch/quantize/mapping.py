@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from qsearch.errors import ConfigError
@@ -38,14 +38,12 @@ def mapped(
     dims = [
         0 if name.startswith("grids.") or name.removeprefix("model.") in stacked else None for name in program.names
     ]
-
     dims += [None] * len(inputs)
 
     def copied(*tensors: Tensor) -> Any:
         own, batch = tensors[: len(program.names)], tensors[len(program.names) :]
         return program.graph(*own, *(part.clone() for part in batch))  # a network may write into its inputs
 
-    _square_anew(program.graph)
     with torch.inference_mode(False), torch.no_grad(), quietly():
         try:
             over_states = torch.vmap(copied, in_dims=tuple(dims))
@@ -60,15 +58,3 @@ def mapped(
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
-
-
-def _square_anew(graph: fx.GraphModule) -> None:
-    """Let norms that are squared in place, and that nobody else reads, be squared into other tensors.
-
-    Moments are made so; ``torch.vmap`` maps the one by a loop over assignments, the other at once.
-    """
-    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.square_.default):
-        (norm,) = node.args
-        if len(norm.users) == 1 and norm.target == torch.ops.aten.linalg_vector_norm.default:
-            node.target = torch.ops.aten.square.default
-    graph.recompile()

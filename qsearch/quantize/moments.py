@@ -25,7 +25,8 @@ Sums: TypeAlias = tuple[int, Tensor, Tensor | None]
 def channel_sums(x: Tensor, axis: int = 1) -> Sums:
     """Sums over all extents but ``axis``, which is 1 or −1."""
     rows = _rows(x, axis)
-    square = torch.linalg.vector_norm(rows, dim=2).square_().sum(0, dtype=torch.float64)
+    norm = torch.linalg.vector_norm(rows, dim=2)
+    square = (norm * norm).sum(0, dtype=torch.float64)
     return rows.shape[0] * rows.shape[2], _total(rows), square
 
 

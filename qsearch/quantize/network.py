@@ -61,6 +61,12 @@ class QuantizedNetwork:
     several layers share are quantised by each of them on its own; parametrised ones (weight norm, say) are quantised as the
     values they have. What the network computes depends on the last assignment only, not on those before it.
 
+    Attributes:
+        model: the unfolded copy.
+        idle: sites that change nothing that is computed.
+        beside: weight site → the sites of its overlay.
+        reuse: what passes leave for those under later assignments; None where nothing is kept.
+
     Args:
         model: the float network.
         layers: its layers, as traced; each has a weight site and, but for embeddings, an input site. A matrix product has
@@ -109,15 +115,13 @@ class QuantizedNetwork:
             for layer in layers
             if layer.overlay
         }
-        self._beside = {
-            layer.weight_site: (layer.overlay_site, layer.pattern_site) for layer in layers if layer.overlay
-        }
-        self._idle = idle_sites(layers)
+        self.beside = {layer.weight_site: (layer.overlay_site, layer.pattern_site) for layer in layers if layer.overlay}
+        self.idle = idle_sites(layers)
         self._neurons = NeuronRegisters(self._modules, layers)
         self._inputs = {site: place for layer in layers for site, place in input_sites(layer).items()}
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
-        extra = [site for sites in self._beside.values() for site in sites]
+        extra = [site for sites in self.beside.values() for site in sites]
         extra += [layer.activation_site for layer in layers if layer.reads_spikes]  # they stay as they are
         sites = dict.fromkeys([*self._weights, *self._ranges, *self._neurons.sites, *extra])
         self._bits: dict[str, Bits] = dict.fromkeys(sites, FLOAT_BITS)
@@ -159,7 +163,7 @@ class QuantizedNetwork:
     @property
     def quantised(self) -> bool:
         """Whether anything is, that computes."""
-        return any(bits != FLOAT_BITS for site, bits in self._bits.items() if site not in self._idle)
+        return any(bits != FLOAT_BITS for site, bits in self._bits.items() if site not in self.idle)
 
     def apply(self, assignment: BitAssignment) -> None:
         """Take on an assignment; sites that it does not name are float, weights whose overlay it does not name plain.
@@ -183,11 +187,11 @@ class QuantizedNetwork:
             if site not in self._bits:
                 raise SpaceError(f"the network has no site {site!r}", fix=nearest(site, self._bits))
         wanted = {site: assignment.get(site, FLOAT_BITS) for site in self._bits}
-        for overlay, pattern in self._beside.values():
+        for overlay, pattern in self.beside.values():
             if wanted[overlay] == ALL:
                 wanted[pattern] = FLOAT_BITS  # it has no meaning there
         settable = (*self._weights, *self._ranges, *self._neurons.sites)
-        parts = {site: (site, *self._beside.get(site, ())) for site in settable}
+        parts = {site: (site, *self.beside.get(site, ())) for site in settable}
         changed = [site for site, named in parts.items() if any(wanted[part] != self._bits[part] for part in named)]
         if not changed and self._settled:
             return
@@ -270,7 +274,7 @@ class QuantizedNetwork:
         """Give one site its bits."""
         bits = wanted[site]
         if site in self._weights:
-            weight, values = _weight(self._modules[site.removesuffix(".weight")]), self._values(site, wanted)
+            weight, values = _weight(self._modules[site.removesuffix(".weight")]), self.values(site, wanted)
             if values.stride() != weight.stride():  # functional calls with the weight know it by its layout
                 values = torch.empty_like(weight).copy_(values)
             weight.data = values
@@ -283,10 +287,10 @@ class QuantizedNetwork:
         else:
             self._quantizers[site] = self._ranges[site].quantizer(bits)
 
-    def _values(self, site: str, wanted: Mapping[str, Bits]) -> Tensor:
+    def values(self, site: str, wanted: Mapping[str, Bits]) -> Tensor:
         """A weight as an assignment asks for it."""
         table, bits = self._weights[site], wanted[site]
-        overlay = [wanted[name] for name in self._beside.get(site, ())]
+        overlay = [wanted[name] for name in self.beside.get(site, ())]
         if not overlay or overlay[0] == ALL:
             return table.values(
                 bits if isinstance(bits, int) else BitAssignment({site: bits}).vector(site, table.kernels)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 
 from qsearch.errors import ConfigError
@@ -135,7 +135,7 @@ class Program:
             with _quantising(network, dict(zip(network.input_sites, captured.grids, strict=True))):
                 program = _export(captured, tuple(part.clone() for part in inputs))
         program = move_to_device_pass(program, str(device))
-        self.graph = program.graph_module
+        self.graph = _unchecked(program.graph_module)
         self._order = [spec.target for spec in program.graph_signature.input_specs if spec.target is not None]
         self._constants = dict(program.constants)
 
@@ -214,3 +214,11 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
                 got=f"{type(error).__name__}: {reason}",
                 fix=OTHERWISE,
             ) from error
+
+
+def _unchecked(graph: fx.GraphModule) -> fx.GraphModule:
+    """A graph without the checks of types and devices that it was captured with: a conversion's may name another device."""
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph

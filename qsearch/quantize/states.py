@@ -52,7 +52,7 @@ class States:
 
     def in_float(self, assignment: BitAssignment) -> bool:
         """Whether an assignment changes nothing, so that nothing is to be corrected."""
-        idle = self._network._idle
+        idle = self._network.idle
         return all(bits == FLOAT_BITS for site, bits in assignment.items() if site not in idle)
 
     def of(self, assignment: BitAssignment) -> State:
@@ -83,9 +83,9 @@ class States:
 
     def _weight(self, site: str, wanted: Mapping[str, Bits]) -> Tensor:
         """A weight as an assignment asks for it, on the device."""
-        bits, beside = wanted[site], tuple(wanted[name] for name in self._network._beside.get(site, ()))
+        bits, beside = wanted[site], tuple(wanted[name] for name in self._network.beside.get(site, ()))
         if not isinstance(bits, int):
-            return self._network._values(site, wanted).to(self._device)
+            return self._network.values(site, wanted).to(self._device)
         if (site, bits, beside) not in self._weights:
-            self._weights[site, bits, beside] = self._network._values(site, wanted).to(self._device)
+            self._weights[site, bits, beside] = self._network.values(site, wanted).to(self._device)
         return self._weights[site, bits, beside]

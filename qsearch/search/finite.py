@@ -6,7 +6,9 @@ Notation, for each stratum s of the samples, drawn in random order without repla
 N, k     samples, and those seen so far
 x        of these, the ones that score 1
 M        all that score 1: unknown, x ≤ M ≤ N − k + x
-m(x)     probability of one sequence of k scores with x ones, averaged over M ~ beta-binomial(N; ½, ½)
+a        max(½, N/10)
+m(x)     probability of one sequence of k scores with x ones, averaged over a prior of M: beta-binomial(N; ½, ½) to one half,
+         (N; a, ½) and (N; ½, a) to a quarter each
 h(x|M)   the same for one M: M···(M − x + 1) · (N − M)···(N − M − k + x + 1) / (N···(N − k + 1))
 R(M)     m(x) / h(x|M), a martingale of expectation 1 in k if M is the truth
 T        Σ_s M, the number of ones that is asked for
@@ -21,6 +23,13 @@ alone. Limits that are certain, x ≤ M ≤ N − k + x, are part of it: elsewhe
 
 log R is convex in M, as h is log-concave. So C is the infimal convolution of convex sequences: its slopes are theirs, in
 ascending order.
+
+Any prior of M is sound, and what it is costs the logarithm of how little it gives the truth. Jeffreys' alone, ½ and ½,
+takes ½·log(π·k) to learn that nearly all score alike, as is the rule for samples that are easy; the other two hardly anything,
+and all three together log 4 at most.
+
+A stratum that is always seen in full before the first sample of the others is ``settled`` by then: its M is known, and
+what follows is a sequence of its own, with an ε of its own, in which it counts for nothing but its ones.
 
 Strata may be any that are known beforehand. Those of what another network gets right and wrong pair the samples with it:
 where the two hardly ever differ, x is near 0 or k and R steep.
@@ -39,6 +48,8 @@ Floats = NDArray[np.float64]
 
 _PRIOR = 0.5
 """Jeffreys': no count costs much more to learn than the best prior for it, those near 0 and N included."""
+_ALIKE = 0.1
+"""Share of N that the priors of strata whose samples score alike count as seen."""
 _SLACK = 1e-9
 """Of sums of logarithms; in favour of keeping a count."""
 
@@ -51,18 +62,25 @@ class Stratum:
         size: N.
         seen: k.
         ones: x.
+        settled: whether all of it was seen, by design, before any of those that are not.
     """
 
     size: int
     seen: int
     ones: int
+    settled: bool = False
 
     def ratios(self) -> Floats:
-        """log R(M) for M = x..N − k + x, shape (N − k + 1,); convex."""
+        """log R(M) for M = x..N − k + x, shape (N − k + 1,); convex. 0 where settled."""
+        if self.settled:
+            return np.zeros(1)
         size, seen, ones = self.size, self.seen, self.ones
         zeros = seen - ones
         total = np.arange(ones, size - zeros + 1, dtype=np.float64)
-        mixture = betaln(_PRIOR + ones, _PRIOR + zeros) - betaln(_PRIOR, _PRIOR)
+        alike = max(_PRIOR, _ALIKE * size)
+        for_ones, for_zeros = np.asarray([_PRIOR, alike, _PRIOR]), np.asarray([_PRIOR, _PRIOR, alike])
+        priors = betaln(for_ones + ones, for_zeros + zeros) - betaln(for_ones, for_zeros)
+        mixture = np.logaddexp.reduce(priors + np.log([0.5, 0.25, 0.25]))
         likelihood = _falling(total, ones) + _falling(size - total, zeros) - _falling(np.float64(size), seen)
         return np.asarray(mixture - likelihood)
 

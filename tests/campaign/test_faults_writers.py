@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +130,53 @@ def test_optuna_reads_what_it_would_have_written(url: str, name: str) -> None:
         assert getattr(found, key) == getattr(expected, key), key
     assert abs((found.datetime_complete - expected.datetime_complete).total_seconds()) < 60
     assert found.datetime_start <= found.datetime_complete
+
+
+def written(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every table that says something of trials; what a row is called is no matter."""
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'trial%'")]
+        found = {table: [dict(row) for row in database.execute(f"SELECT * FROM {table}")] for table in tables}
+    names = {"trials": "trial_id", "trial_params": "param_id"}
+    for table, rows in found.items():
+        for row in rows:
+            row.pop(names.get(table, f"{table[:-1]}_id"))
+        rows.sort(key=str)
+    return found
+
+
+STATES = {
+    "whole": trial(0),
+    "pruned": replace(trial(0), state="pruned", reason="hopeless"),
+    "over a bound": replace(trial(0), state="infeasible", quality=None, reports=()),
+    "failed": replace(trial(0), state="failed", cost=None, quality=None, violations={}, reports=(), reason="no memory"),
+    "not a number": replace(trial(0), reports=((0.5, float("nan")), (1.0, float("inf")))),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_each_row_is_what_optuna_would_have_written(tmp_path: Path, state: str) -> None:
+    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
+    ledger = Ledger(f"sqlite:///{ours}", "name", ACCURACY, SPACE)
+    study = optuna.create_study(storage=f"sqlite:///{theirs}", study_name="name", direction="maximize")
+    for _ in range(2):
+        frozen = ledger._to_frozen(STATES[state])
+        study.add_trial(frozen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ledger, "_to_frozen", lambda item, made=frozen: made)
+            ledger.append(STATES[state])
+    ledger.annotate({"status": "complete"})
+    assert written(ours)["trials"]
+    assert written(ours) == written(theirs)
+
+
+def test_another_optunas_tables_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger(f"sqlite:///{tmp_path / 'study.db'}", "name", ACCURACY, SPACE)
+    columns = storage._COLUMNS | {"trials": storage._COLUMNS["trials"] | {"mood"}}
+    monkeypatch.setattr(storage, "_COLUMNS", columns)
+    with pytest.raises(StorageError, match=r"in whose trials differ: mood; pip install 'optuna==5.0"):
+        Ledger(f"sqlite:///{tmp_path / 'study.db'}", "name", ACCURACY, SPACE)
 
 
 class TestDoubtfulCommit:
@@ -262,6 +317,33 @@ def test_a_database_is_whole_in_one_file_when_a_campaign_has_ended(tmp_path: Pat
     ledger.annotate({"status": "complete"})
     (tmp_path / "copy.db").write_bytes(path.read_bytes())
     assert len(held(f"sqlite:///{tmp_path / 'copy.db'}", "name")) == 3
+
+
+KILLED = """
+import os, signal, sys
+from test_faults_writers import ACCURACY, SPACE, Ledger, trial
+ledger = Ledger(sys.argv[1], "name", ACCURACY, SPACE)
+for number in range(3):
+    ledger.append(trial(number))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_copied_after_a_kill_is_whole_and_so_is_the_file_once_it_was_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, f"sqlite:///{folder / 'study.db'}"], env=environment, timeout=120, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    assert (folder / "study.db-wal").stat().st_size > 0
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    assert [item.number for item in held(f"sqlite:///{copied / 'study.db'}", "name")] == [0, 1, 2]
+    gc.collect()  # which closes what read it
+    assert not (copied / "study.db-wal").exists()
+    (tmp_path / "alone.db").write_bytes((copied / "study.db").read_bytes())
+    assert len(held(f"sqlite:///{tmp_path / 'alone.db'}", "name")) == 3
 
 
 def test_sqlite_still_waits_for_the_disk(tmp_path: Path) -> None:

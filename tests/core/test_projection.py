@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsearch.costs import NetworkCost
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
-from qsearch.projection import _by_table, project
+from qsearch.projection import project
 from qsearch.protocols import CostModel
+from qsearch.registry import create, names
 from qsearch.sites import build_space
 from qsearch.testing.problems import separable
 
@@ -102,21 +104,112 @@ def test_equals_the_literal_wall_by_tables_of_kernels(seed, bounds, whole):
     assert np.array_equal(project(problem, x), wall(problem, x))
 
 
+class Pooled(Tables):
+    """A layer runs at the highest bits of its kernels, and the dearest one tells the network's energy."""
+
+    maxima = frozenset({"energy"})
+
+    def layer_cost(self, layer, weight_bits, activation_bits):
+        highest = np.full(layer.kernels, np.max(weight_bits))
+        return super().layer_cost(layer, highest, activation_bits)
+
+    estimate_many = CostModel.estimate_many
+
+
+class Whole(Pooled):
+    """Knows one network, and nothing of its layers alone."""
+
+    def __init__(self, layers, rng):
+        super().__init__(layers, rng)
+        self.count = len(layers)
+
+    def estimate_many(self, layers, bits):
+        assert len(layers) == self.count, "not my network"
+        return super().estimate_many(layers, bits)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2]), st.booleans(), st.sampled_from([Pooled, Whole]))
+@settings(max_examples=300, deadline=None)
+def test_equals_the_literal_wall_by_prices_of_layers(seed, bounds, whole, model):
+    problem, x, _ = random_problem(seed, bounds=bounds, model=model, whole=whole)
+    assert np.array_equal(project(problem, x), wall(problem, x))
+    assert np.array_equal(project(problem, problem.space.highest), wall(problem, problem.space.highest))
+
+
+def by_the_model(problem, x):
+    """The walk with no other answers than the model's."""
+    del problem.cost.__dict__["kernel_table"], problem.cost.__dict__["layer_prices"]
+    problem.cost.__dict__.update(kernel_table=None, layer_prices=None)
+    return project(problem, x)
+
+
+MADE_UP = (
+    Layer("a", "conv", 3, 6, (3, 3), (1, 1), 1, (8, 8), (8, 8)),
+    Layer("b", "linear", 12, 9),
+    Layer("c", "linear", 9, 4),
+)
+
+
+@pytest.mark.parametrize("name", sorted(set(names("cost_models")) - {"lut", "surrogate"}))
+@given(seed=st.integers(0, 2**32), share=st.floats(0.05, 0.95))
+@settings(max_examples=25, deadline=None)
+def test_every_cost_model_is_walked_as_if_it_were_asked_of_each_state(name, seed, share):
+    rng = np.random.default_rng(seed)
+    space = build_space(MADE_UP, weight_bits=(2, 4, 8), activation_bits=(2, 4, 8), granularity="kernel")
+    for metric in create("cost_models", name).units:
+        cost = NetworkCost(create("cost_models", name), MADE_UP, space)
+        low, high = cost.estimate_many(np.stack([space.lowest, space.highest]))[metric]
+        limit = Bound(metric, float(low + share * (high - low)), False, metric)
+        problem = Problem(space, cost, (Objective("loss", "minimize"),), (limit,))
+        x = space.sample(rng, 1)[0]
+        assert cost.layer_prices is not None or cost.kernel_table is not None or not cost.additive
+        found = project(problem, x)
+        assert np.array_equal(found, by_the_model(problem, x))
+
+
 def test_tables_of_kernels_answer_and_leave_to_the_model_what_rounding_decides():
     layers = (Layer("a", "linear", 3, 40), Layer("b", "linear", 3, 30))
     space = build_space(layers, weight_bits=range(9), activation_bits=range(1, 9), granularity="kernel")
-    cost = NetworkCost(KernelTables(layers, np.random.default_rng(0)), layers, space)
-    assert cost.kernel_table is not None
     x = space.highest
-    exact = cost.estimate_many(x[None])["latency"][0]
-    np.testing.assert_allclose(cost.kernel_table.total("latency", x), exact, rtol=1e-12)
-    for limit in (np.floor(0.7 * exact) + 0.5, np.floor(0.7 * exact)):
+
+    def asked(limit):
+        model = KernelTables(layers, np.random.default_rng(0))
+        cost = NetworkCost(model, layers, space)
+        assert cost.kernel_table is not None
         problem = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("latency", limit, False, "latency"),))
         assert np.array_equal(project(problem, x), wall(problem, x))
-        assert _by_table(problem, x) is not None or limit == np.floor(limit)
-    on_the_bound = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("latency", exact, False, "latency"),))
-    assert _by_table(on_the_bound, x) is None
-    assert np.array_equal(project(on_the_bound, x), x)
+        fresh = replace(problem, cost=NetworkCost(model, layers, space))
+        _, questions = fresh.cost.kernel_table, []
+        estimate = model.estimate
+        model.estimate = lambda *arguments: questions.append(arguments) or estimate(*arguments)
+        project(fresh, x)
+        return len(questions)
+
+    cost = NetworkCost(KernelTables(layers, np.random.default_rng(0)), layers, space)
+    exact = cost.estimate_many(x[None])["latency"][0]
+    np.testing.assert_allclose(cost.kernel_table.totals(x[None])["latency"], exact, rtol=1e-12)
+    assert asked(np.floor(0.7 * exact) + 0.5) == 0
+    assert asked(exact) == 1
+
+
+def test_prices_of_layers_ask_for_few_of_them():
+    class Counted(Pooled):
+        asked = 0
+
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            type(self).asked += 1
+            return super().layer_cost(layer, weight_bits, activation_bits)
+
+    layers = tuple(Layer(f"l{i}", "linear", 3, 20) for i in range(30))
+    space = build_space(layers, weight_bits=range(2, 9), activation_bits=range(2, 9), granularity="kernel")
+    cost = NetworkCost(Counted(layers, np.random.default_rng(0)), layers, space)
+    limit = 0.5 * float(cost.estimate_many(space.highest[None])["latency"][0])
+    problem = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("latency", limit, False, "latency"),))
+    assert cost.layer_prices is not None
+    Counted.asked = 0
+    found = project(problem, space.highest)
+    assert Counted.asked <= 7 * len(layers) + 3 * 10  # all passes, then a layer or two in each of log₂ 630 questions
+    assert np.array_equal(found, by_the_model(problem, space.highest))
 
 
 def test_no_table_for_a_model_that_does_not_add_up_as_it_says():

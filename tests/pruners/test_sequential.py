@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qsearch import registry
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError, Failure
+from qsearch.errors import BudgetExhausted, ConfigError, Failure
 from qsearch.oracle import Budget, CampaignOracle, MemoryRecord
 from qsearch.problem import Bound, Objective
 from qsearch.pruners.sequential import Sequential
@@ -287,3 +289,48 @@ def test_an_evaluator_without_parts_is_evaluated_whole() -> None:
     problem, quadratic = coupled(5, budget=None)
     oracle = CampaignOracle(problem, quadratic, MemoryRecord(), Budget(evaluations=5), pruner=Sequential())
     assert {trial.state for trial in ask(oracle, 5)} == {"complete"}
+
+
+STRICT: dict[str, Any] = {"objectives": SIZE, "bounds": (replace(LIMIT, limit=0.95),)}
+VERDICT = "qsearch.envs.verdict:VerdictReward"
+TOLD = Sequential.Options(doubt=0.05, least=0.05)
+
+
+def keeps(trial: Trial) -> bool:
+    return all(violation <= 0 for violation in trial.violations.values())
+
+
+def test_with_a_doubt_every_verdict_is_that_of_all_samples() -> None:
+    stopped, whole = ask(door(stopper=Sequential(TOLD), **STRICT), 60), ask(door(stopper=False, **STRICT), 60)
+    assert {keeps(trial) for trial in whole} == {True, False}
+    assert [keeps(trial) for trial in stopped] == [keeps(trial) for trial in whole]
+    assert sum(samples(stopped)) < 0.8 * sum(samples(whole))
+    hasty = ask(door(stopper=Sequential(Sequential.Options(least=0.05)), **STRICT), 60)
+    assert sum(samples(hasty)) < sum(samples(stopped))
+    assert [keeps(trial) for trial in hasty] != [keeps(trial) for trial in whole]
+
+
+def test_a_loss_that_is_bounded_leaves_a_verdict_open() -> None:
+    """Only what breaks the other bound is ended before its last sample."""
+    bounds = (*STRICT["bounds"], Bound("loss", 1.0, False, "loss <= 1"))
+    trials = ask(door(stopper=Sequential(TOLD), objectives=SIZE, bounds=bounds), 60)
+    early = [trial for trial in trials if samples([trial])[0] < COUNT]
+    assert early
+    assert not any(keeps(trial) for trial in early)
+
+
+def test_an_agent_rewarded_for_verdicts_stays_on_its_course() -> None:
+    """The same trials, step by step, and rewards; rewarded for what is seen of a quality it goes elsewhere."""
+    courses = {}
+    for reward in (VERDICT, "objective"):
+        for stopper in (Sequential(TOLD), False):
+            oracle = door(evaluations=24, stopper=stopper, **STRICT)
+            rewards: list[float] = []
+            oracle.on_note = lambda notes, rewards=rewards: rewards.append(notes["reward"])
+            with suppress(BudgetExhausted):
+                registry.create("searchers", "ddpg", {"reward": reward}).search(oracle)
+            courses[reward, bool(stopper)] = [trial.assignment for trial in oracle.trials], rewards
+            assert len(oracle.trials) == 24
+            assert (sum(samples(oracle.trials)) < 24 * COUNT) == bool(stopper)
+    assert courses[VERDICT, True] == courses[VERDICT, False]
+    assert courses["objective", True] != courses["objective", False]
