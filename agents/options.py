@@ -18,7 +18,7 @@ class AgentOptions(PluginOptions):
     budget: Literal["project", "mask"] = "project"
     """How cost bounds are kept, see :mod:`qsearch.envs.base`."""
     reward: str = "objective"
-    """Plug-in: ``objective``, ``haq``, ``releq``, ``autoq``, or ``path/to/file.py:Class``."""
+    """Plug-in: ``objective``, ``haq``, ``releq``, ``autoq``, ``verdict``, or ``path/to/file.py:Class``."""
     reward_options: dict[str, Any] = Field(default_factory=dict)
     episodes: int | None = Field(default=None, ge=1)
     """Episodes over which schedules run; as many as the budget has evaluations, up to 600. The number

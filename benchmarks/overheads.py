@@ -225,11 +225,10 @@ def milliseconds(storage: str, model: str, trials: int) -> NDArray[np.float64]:
 
 SEARCHERS: tuple[tuple[str, dict[str, Any], Granularity, int], ...] = (
     ("random", {}, "kernel", 100),
-    ("hierarchical-ddpg", {"warmup_episodes": 5}, "kernel", 8),
     ("random", {}, "layer", 100),
     ("optuna", {}, "layer", 60),
     ("gp", {"sensitivity": None}, "layer", 40),
-    ("auto", {}, "layer", 40),
+    ("auto", {}, "layer", 8),
     ("ddpg", {"warmup_episodes": 5}, "layer", 15),
 )
 """Searcher, its options, granularity, evaluations."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import early_stopping
 import evaluation_cost
 import numpy as np
 import overheads
@@ -108,6 +109,19 @@ def test_overheads(benchmark: Any, storage: str, limit: float, model: str, tmp_p
     measured: list[NDArray[np.float64]] = []
     benchmark.pedantic(lambda: measured.append(overheads.milliseconds(storage, model, 100)), rounds=3)
     told(benchmark, f"ms beside an evaluation, 10,000 kernels, {model}, {storage}", limit, np.concatenate(measured))
+
+
+@pytest.mark.parametrize(
+    ("searcher", "kind"), [("auto", "latency:min"), ("auto", "accuracy:max"), ("ddpg-verdict", "latency:min")]
+)
+def test_evaluations_that_end_early(benchmark: Any, searcher: str, kind: str) -> None:
+    """The target is the same result for 95 of 100 seeds: ``early_stopping.py`` has a number of them that can tell."""
+    found("mnist-cnn")
+    seeds = 3
+    ended: list[tuple[NDArray[np.float64], int]] = []
+    benchmark.pedantic(lambda: ended.append(early_stopping.shares("mnist-cnn", searcher, kind, seeds)), rounds=1)
+    ((shares, same),) = ended
+    told(benchmark, f"samples taken, {searcher}, {kind}, {same} of {seeds} seeds end the same", 1 / 3, shares)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -186,7 +186,7 @@ class BitAssignment(Mapping[str, Bits]):
         """
         try:
             found = {
-                site: bits if isinstance(bits, int) else base64.b64decode(bits, validate=True)
+                site: bits if type(bits) is int else base64.b64decode(bits, validate=True)  # type: ignore[arg-type]  # no bool
                 for site, bits in record.items()
             }
         except (binascii.Error, TypeError, ValueError) as error:

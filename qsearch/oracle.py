@@ -107,19 +107,22 @@ class MemoryRecord:
 class _Ahead:
     """Answers that were asked for together, as they come in."""
 
-    def __init__(self, assignments: Sequence[BitAssignment], answers: Iterator[Quality | Exception]) -> None:
-        self._assignments, self._answers = deque(assignments), answers
+    def __init__(self, batching: Batching, assignments: Sequence[BitAssignment], seed: int) -> None:
+        self._assignments, self._name = deque(assignments), type(batching).__name__
+        with self._blamed():
+            self._answers = iter(batching.evaluate_many(assignments, seed=seed))
 
     def answer(self, assignment: BitAssignment) -> Callable[[], Quality] | None:
         """Gives or raises the answer to the next assignment; None where another one is asked for.
 
         Raises:
-            Failure: nobody is left to answer.
+            Failure: nobody is left to answer, or an error belongs to no single assignment.
         """
         if not self._assignments or self._assignments[0] != assignment:
             return None
         self._assignments.popleft()
-        found = next(self._answers, None)
+        with self._blamed():
+            found = next(self._answers, None)
         if found is None:
             raise Failure("who evaluates assignments together must answer each", got="fewer answers than assignments")
         return partial(_given, found)
@@ -128,6 +131,15 @@ class _Ahead:
         """No more answers are needed."""
         if isinstance(self._answers, Generator):
             self._answers.close()
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except QSearchError:
+            raise
+        except Exception as error:
+            raise Failure(f"the evaluator {self._name!r} raised an error", got=told(error)) from error
 
 
 def _given(answer: Quality | Exception) -> Quality:
@@ -245,7 +257,7 @@ class CampaignOracle:
         together = [] if self.batching is None or self.pruner is not None else self._to_evaluate(assignments)
         if self.batching is None or not together:
             return [self.evaluate(assignment) for assignment in assignments]
-        self._ahead = _Ahead(together, self.batching.evaluate_many(together, seed=self.seed))
+        self._ahead = _Ahead(self.batching, together, self.seed)
         try:
             return [self.evaluate(assignment) for assignment in assignments]
         finally:
@@ -253,13 +265,32 @@ class CampaignOracle:
             self._ahead = None
 
     def _to_evaluate(self, assignments: Sequence[BitAssignment]) -> list[BitAssignment]:
-        """Those of the assignments that an evaluation will be spent on, in order."""
-        new = [item for item in dict.fromkeys(assignments) if item not in self._seen and item not in self._recorded]
-        for assignment in new:
-            self.problem.space.check(assignment)
-        if not self.evaluate_infeasible:
-            new = [item for item in new if not self._over(self.problem.cost.estimate(item))]
-        return new[: self.remaining]
+        """Those of the assignments that an evaluation will be spent on, in order; how many fit into minutes nobody knows."""
+        allowed = math.inf if self.budget.evaluations is None else self.budget.evaluations
+        left = allowed - self._evaluations if self.remaining else 0
+        found: list[BitAssignment] = []
+        for assignment in dict.fromkeys(assignments):
+            if left <= ROUNDING:
+                break
+            recorded = self._recorded.get(assignment)
+            if assignment in self._seen:
+                continue
+            if recorded is not None:
+                left -= recorded.effort
+                continue
+            try:
+                spends = self._spends(assignment)
+            except Exception:  # evaluate raises it in its turn, when what comes before is recorded
+                break
+            if spends:
+                found.append(assignment)
+                left -= 1
+        return found
+
+    def _spends(self, assignment: BitAssignment) -> bool:
+        """Whether a new assignment is evaluated."""
+        self.problem.space.check(assignment)
+        return self.evaluate_infeasible or not self._over(self.problem.cost.estimate(assignment))
 
     def _over(self, cost: Cost) -> list[str]:
         """Labels of the bounds on costs that are not met."""

@@ -8,7 +8,8 @@ sequence, so the first state within the budget is found by bisection, in log₂ 
 With bits per kernel there are 10^4 decisions, and to ask the cost model of a state takes a millisecond. Two others answer
 instead, which may round otherwise: where costs add up over kernels a table (:class:`qsearch.costs.KernelTable`); where they
 add up over layers what the layers have cost in the states before, as a step changes one or two of them
-(:class:`qsearch.costs.LayerPrices`). The model is asked of states that are so close to a bound that rounding could decide.
+(:class:`qsearch.costs.LayerPrices`). The model is asked of states that are so close to a bound that rounding could decide,
+and of the state that is found: if it is over a bound, the model does not add up as it says, and is asked of the whole walk.
 """
 
 from __future__ import annotations
@@ -32,16 +33,24 @@ def project(problem: Problem, x: NDArray[np.int64]) -> NDArray[np.int64]:
     (:meth:`Problem.check_floor` refuses such problems beforehand).
     """
     bounded = any(not bound.at_least for bound in problem.cost_bounds)
-    if bounded and (table := problem.cost.kernel_table) is not None:
-        return _one_by_one(problem, x, _judged(problem, table))
-    if bounded and (prices := problem.cost.layer_prices) is not None:
-        return _all_passes(problem, x, _judged(problem, prices))
 
     def within(states: NDArray[np.int64]) -> NDArray[np.bool_]:
         found: NDArray[np.bool_] = problem.overruns(states) <= 0
         return found
 
+    found = _quickly(problem, x) if bounded else None
+    if found is not None and within(found[None])[0]:
+        return found
     return x if within(x[None])[0] else _all_passes(problem, x, within)
+
+
+def _quickly(problem: Problem, x: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The same, by what answers in the model's place; None where nothing does."""
+    if (table := problem.cost.kernel_table) is not None:
+        return _one_by_one(problem, x, _judged(problem, table))
+    if (prices := problem.cost.layer_prices) is not None:
+        return _all_passes(problem, x, _judged(problem, prices))
+    return None
 
 
 def _judged(problem: Problem, quick: KernelTable | LayerPrices) -> Within:

@@ -2,7 +2,8 @@
 
 An evaluator whose effort grows in steps (:class:`qsearch.protocols.Progressive`) reports the workload's metric after
 each of them. The oracle shows what is known by then to the campaign's pruner. A trial that is ended so keeps the quality
-that it had: a lower estimate of what it would have come to. It is never the best of a run.
+that it had, less than it would have come to; where its samples came some at a time, an estimate of it, which may be above or below.
+It is never the best of a run.
 
 Pruners judge by the metric alone, more of it being better, and never by costs: those are known before anything is spent.
 Bounds on costs are kept before, by the oracle.
@@ -105,7 +106,9 @@ class Stopper(Pruner, Protocol):
     def ending(
         self, trial: Trial, difficulty: NDArray[np.float64], earlier: Sequence[Trial], problem: Problem
     ) -> Ending | None:
-        """How an evaluation should end now; None to let it go on. It must depend on nothing but its arguments.
+        """How an evaluation should end now; None to let it go on.
+
+        It is called after every part but the last, and must depend on nothing but its arguments, then and after the parts before.
 
         Args:
             trial: what would be recorded if it ended now, its quality being that of the samples so far.

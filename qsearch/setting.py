@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from qsearch import registry
 from qsearch.anatomy import Anatomy
-from qsearch.assignment import FLOAT_BITS
+from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.config import CampaignConfig
 from qsearch.costs import NetworkCost
 from qsearch.errors import (
@@ -184,8 +184,24 @@ def staffed(config: CampaignConfig, setting: Setting) -> Iterator[Setting]:
     with ExitStack() as stack:
         if workers is not None:
             with blamed("workers", config.workers.name):
-                setting = replace(setting, batching=stack.enter_context(workers.start(setting.evaluator)))
-        yield setting
+                hired = _Counted(stack.enter_context(workers.start(setting.evaluator)))
+            yield replace(setting, batching=hired)
+            if hired.most <= 1:
+                log.warning("workers were there, but no search asked for more than one assignment at a time")
+        else:
+            yield setting
+
+
+class _Counted(Batching):
+    """Workers, and the most assignments that they were asked for at a time."""
+
+    def __init__(self, workers: Batching) -> None:
+        self._workers, self.most = workers, 0
+
+    def evaluate_many(self, assignments: Sequence[BitAssignment], *, seed: int = 0) -> Iterator[Quality | Exception]:
+        """See :class:`qsearch.protocols.Batching`."""
+        self.most = max(self.most, len(assignments))
+        return self._workers.evaluate_many(assignments, seed=seed)
 
 
 def check_searcher(config: CampaignConfig, searcher: Searcher, problem: Problem) -> None:

@@ -433,7 +433,7 @@ class ProcessLock(BaseJournalFileLock):
 
 
 class Journal(JournalFileBackend):
-    """Lines of a file; an append that fails leaves no half line behind.
+    """Lines of a file; an append that fails leaves no half line behind, and one that another writer left is cut off.
 
     Args:
         kept: system attributes of a trial that readers are given, of all that it holds; None for everything.
@@ -446,6 +446,7 @@ class Journal(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines durably, or none of them."""
         with self.lock:
+            _cut(self.path)
             size = self.path.stat().st_size
             try:
                 super().append_logs(logs)
@@ -467,23 +468,23 @@ class Journal(JournalFileBackend):
 
 def cut_torn_line(path: Path) -> None:
     """Cut off the half line that a writer left who died or met a full disk: nobody could read past it."""
-
-    def whole(content: bytes) -> bool:
-        return not content or content.endswith(b"\n")
-
-    if path.is_file() and not whole(_end(path)):
+    if path.is_file() and not _whole(path):
         with ProcessLock(path):  # another process may be writing that line
-            content = path.read_bytes()
-            if not whole(content):
-                os.truncate(path, content.rfind(b"\n") + 1)
-                log.warning("%s ended in half a line, which was cut off", path)
+            _cut(path)
 
 
-def _end(path: Path) -> bytes:
-    """The last byte of a file."""
+def _cut(path: Path) -> None:
+    """The same, for who holds the lock."""
+    if not _whole(path):
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        log.warning("%s ended in half a line, which was cut off", path)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file ends with a line, or is empty."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1))
-        return file.read(1)
+        return file.read(1) in (b"", b"\n")
 
 
 def _refuse(number: int | None) -> None:

@@ -29,7 +29,8 @@ class Quality:
         metric: mean score, higher is better (accuracy in 0..1 for classifiers).
         loss: mean loss.
         samples: number of samples n.
-        standard_error: of ``metric``: s/√n with s the sample standard deviation of the scores.
+        standard_error: of ``metric``: s/√n with s the sample standard deviation of the scores; of an estimate, the root of
+            its own variance plus that of the samples it stands for.
         name: what the metric is called ("accuracy").
         outcomes: score of each sample in data order, shape (n,); None where the evaluator has none, or the metric is an
             estimate of what more than n samples would give.

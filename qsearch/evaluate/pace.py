@@ -15,14 +15,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.data import Split
 from qsearch.evaluate.execution import Execution, Executor, Plan
 from qsearch.files import cache_folder, write_atomically
@@ -74,19 +74,21 @@ def fastest(
         model: the float network that it was made of.
         calibration: see :class:`Executor`.
 
-    Raises:
-        EvaluationError: a compiled network gives something else in float.
     """
     key = _key(model, data)
     known = _known(key)
     if known is not None:
-        return Executor(network, known, data.head(known.batch_size).inputs, calibration)
+        try:
+            return Executor(network, known, data.head(known.batch_size).inputs, calibration)
+        except (ConfigError, EvaluationError) as error:  # another compiler, or another network that looks the same
+            log.info("what was fastest does not run any more: %s", error)
+        plan = replace(known, compiled=False)
     executors = {plan: Executor(network, plan, data.head(plan.batch_size).inputs)}
     for size in _sizes(COMPILED_SIZES, data):
         compiled = Plan(plan.channels_last, True, size)
         try:
             executors[compiled] = Executor(network, compiled, data.head(size).inputs)
-        except ConfigError as error:
+        except (ConfigError, EvaluationError) as error:
             log.info("not compiled: %s", error)
             break
     seconds = _raced({plan: _evaluating(executor, network, data) for plan, executor in executors.items()})
@@ -159,7 +161,10 @@ def _key(model: nn.Module, data: Split) -> str:
         "machine": (platform.machine(), _processor(), os.cpu_count()),
         "versions": (torch.__version__, platform.python_version()),
         "threads": torch.get_num_threads(),
-        "network": [(type(module).__name__, module.extra_repr()) for module in model.modules()],
+        "network": [
+            (type(module).__module__, type(module).__qualname__, module.extra_repr()) for module in model.modules()
+        ],
+        "types": sorted({str(parameter.dtype) for parameter in model.parameters()}),
         "data": [(tuple(part.shape[1:]), str(part.dtype)) for part in inputs],
         "samples": min(len(data), SAMPLES),
     }
@@ -182,9 +187,11 @@ def _file(key: str) -> Path:
 def _known(key: str) -> Plan | None:
     """What was found before; None where nothing was, or what is kept is not readable."""
     try:
-        return Plan(**json.loads(_file(key).read_text(encoding="utf-8"))["plan"])
+        plan = Plan(**json.loads(_file(key).read_text(encoding="utf-8"))["plan"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    sound = type(plan.batch_size) is int and plan.batch_size >= 1
+    return plan if sound and type(plan.compiled) is bool and type(plan.channels_last) is bool else None
 
 
 def _keep(key: str, plan: Plan, seconds: Mapping[Plan, float]) -> None:

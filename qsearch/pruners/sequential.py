@@ -11,9 +11,9 @@ rival    a feasible trial, evaluated whole, that is no worse than this one in an
 
 After each look at more of the samples, an evaluation
 
-- is pruned if it breaks a bound even with T = U;
+- is pruned if it breaks a bound on quality even with T = U;
 - is pruned if it has a rival, which stays before it in a tie: it cannot become the best. Where costs are the only objectives they say
-  so beforehand, whatever T is; and if all bounds are kept even with T = L, it is complete, though not whole;
+  so beforehand, whatever T is; and if all bounds on quality are kept even with T = L, it is complete, though not whole;
 - goes on otherwise. So what is the best so far has been evaluated whole, and so has the best of a run.
 
 With a ``doubt``, what has a rival goes on until its bounds are decided, but for that probability. Its trial then violates
@@ -27,8 +27,9 @@ as many random samples tells anything. L rises slower, as the others may hide an
 not, that the float network has right or wrong, and the best rival: so bounds are paired. Once the hard samples are all
 seen their count is known, and bounds on the others begin; where a look comes before that, both sequences share ε.
 
-Searchers see the metric that is likeliest for the whole split, the mean of each stratum weighted by its size. For its sake no
-evaluation ends before the share ``least`` of its samples.
+Searchers see the metric that is likeliest for the whole split, the mean of each stratum weighted by its size, and so the loss and
+the spikes, of the strata hard and not: the samples seen alone have far more loss than all. For the sake of these no evaluation
+ends before the share ``least`` of its samples.
 
 A searcher that is content with what samples do not refute (``greedy`` with a confidence below one half) takes no step to what is
 pruned for a bound, as that breaks it on these samples.
@@ -54,7 +55,7 @@ from qsearch.problem import Problem
 from qsearch.pruning import Ending, Stopper
 from qsearch.registry import PluginOptions
 from qsearch.search.finite import Stratum, count_bounds, likeliest_count, spread_of_count
-from qsearch.trial import Quality, Trial
+from qsearch.trial import SPIKES, Quality, Trial
 
 Outcomes = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -83,6 +84,7 @@ class Sequential(Stopper):
         self.options = options or self.Options()
         self._read: list[Trial] = []
         self._whole: list[Trial] = []
+        self._on_hard: Quality | None = None
 
     def verdict(self, trial: Trial, earlier: Sequence[Trial], problem: Problem) -> str:
         """Nothing against it: efforts that grow in steps are none of its business."""
@@ -95,6 +97,10 @@ class Sequential(Stopper):
             got, rule = f"other {name} of single samples", "needs samples that score 0 or 1: others have no bounds"
         elif any(bound.metric == name and not bound.at_least for bound in problem.bounds):
             got, rule = "an upper bound of it", f"takes more {name} to be better"
+        elif any(bound.metric == "loss" and bound.at_least for bound in problem.bounds):
+            got, rule = "a lower bound of it", "takes less loss to be better"
+        elif any(goal.metric == "loss" and goal.direction == "maximize" for goal in problem.objectives):
+            got, rule = "an objective that maximises it", "takes less loss to be better"
         elif name not in [goal.metric for goal in problem.objectives] + [bound.metric for bound in problem.bounds]:
             got, rule = "neither an objective nor a bound of it", f"decides on {name}"
         else:
@@ -106,26 +112,29 @@ class Sequential(Stopper):
         digest = hashlib.sha256(json.dumps(assignment.to_json(), sort_keys=True).encode()).digest()
         order = np.random.default_rng([seed, *digest]).permutation(len(difficulty))
         order = order[np.argsort(~_hard(difficulty, self.options.hard)[order], kind="stable")]
-        looks, seen = list[int](), max(1, round(self.options.least * len(order)))
+        looks, seen = {self._border(len(order))} - {0, len(order)}, self._first(len(order))
         while seen < len(order):
-            looks.append(seen)
+            looks.add(seen)
             seen = int(np.ceil(seen * self.options.growth))
-        return np.split(order, looks)
+        return np.split(order, sorted(looks))
 
     def ending(self, trial: Trial, difficulty: Floats, earlier: Sequence[Trial], problem: Problem) -> Ending | None:
         """See :class:`qsearch.pruning.Stopper`."""
         quality, count = trial.quality, len(difficulty)
         assert quality is not None
         assert quality.outcomes is not None
-        if not _binary(quality.outcomes[~np.isnan(quality.outcomes)]):
+        if quality.samples == self._border(count):
+            self._on_hard = quality
+        if quality.samples < self._first(count) or not _binary(quality.outcomes[~np.isnan(quality.outcomes)]):
             return None
         before = _no_dearer(self._feasible(earlier, count), trial, problem)
         strata, guesses = self._strata(quality.outcomes, difficulty, before, problem)
         low, high = count_bounds(strata, self.options.error / self._sequences)
         at_best = _supposed(trial, problem, high / count, -np.inf)
+        quality = self._on_all(quality, count, problem)
         seen = f"after {quality.samples:,} of {count:,} samples: {quality.name}"
         estimate = _estimate(quality, strata, guesses, (low, high))
-        if broken := [label for label, value in at_best.violations.items() if value > 0]:
+        if broken := _broken(at_best, problem):
             reason = f"pruned {seen} at most {high / count:.4g}, which breaks {', '.join(broken)}"
             return Ending("pruned", estimate, reason)
         rival = next((other for other in before if _outdoes(other, at_best, problem)), None)
@@ -139,9 +148,43 @@ class Sequential(Stopper):
         if _costs_only(problem) and _keeps(trial, problem, low / count, np.inf):
             reason = f"ended {seen} at least {low / count:.4g}, and trial {rival.number} costs no more"
             return Ending("complete", estimate, reason)
-        return Ending(
-            "pruned", estimate, f"pruned {seen} at most {high / count:.4g}, no better than trial {rival.number}"
+        why = (
+            f"and trial {rival.number} costs no more"
+            if _costs_only(problem)
+            else f"no better than trial {rival.number}"
         )
+        return Ending("pruned", estimate, f"pruned {seen} at most {high / count:.4g}, {why}")
+
+    def _first(self, count: int) -> int:
+        """Samples at the first look."""
+        return max(1, round(self.options.least * count))
+
+    def _border(self, count: int) -> int:
+        """Hard samples: a part ends there, so that their loss is known apart from that of the others."""
+        return round(self.options.hard * count)
+
+    def _on_all(self, quality: Quality, count: int, problem: Problem) -> Quality:
+        """With the loss and the spikes that are likeliest on all samples: what no stratum bounds, weighted by hard and not.
+
+        Where none of the others is seen, they are taken to have the float network's loss on all samples, and the spikes of these.
+        """
+        border, seen = self._border(count), quality.samples
+        if seen <= border:
+            others = problem.float_quality.get("loss", quality.loss)
+            return replace(quality, loss=(border * quality.loss + (count - border) * others) / count)
+        if border == 0:
+            return quality
+        hard = self._on_hard
+        assert hard is not None
+
+        def on_all(on_hard: float, so_far: float) -> float:
+            others = (seen * so_far - border * on_hard) / (seen - border)
+            return (border * on_hard + (count - border) * others) / count
+
+        details = dict(quality.details)
+        if SPIKES in details:
+            details[SPIKES] = on_all(float(hard.details[SPIKES]), float(details[SPIKES]))
+        return replace(quality, loss=on_all(hard.loss, quality.loss), details=details)
 
     @property
     def _sequences(self) -> int:
@@ -209,8 +252,14 @@ def _supposed(trial: Trial, problem: Problem, metric: float, loss: float) -> Tri
 
 
 def _keeps(trial: Trial, problem: Problem, metric: float, loss: float) -> bool:
-    """Whether the trial would keep all bounds with another metric and loss."""
-    return all(value <= 0 for value in _supposed(trial, problem, metric, loss).violations.values())
+    """Whether the trial would keep all bounds on quality with another metric and loss."""
+    return not _broken(_supposed(trial, problem, metric, loss), problem)
+
+
+def _broken(trial: Trial, problem: Problem) -> list[str]:
+    """Bounds on quality that a trial breaks; those on costs no sample decides."""
+    labels = [bound.label for bound in problem.bounds if bound.metric not in problem.cost.units]
+    return [label for label in labels if trial.violations.get(label, 0.0) > 0]
 
 
 def _outdoes(rival: Trial, trial: Trial, problem: Problem) -> bool:

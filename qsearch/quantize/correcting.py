@@ -130,7 +130,7 @@ class _Correction(Capture):
             for handle in part.correcting(lambda name=f"reference{number}": self.get_buffer(name))  # type: ignore[misc]
         ]
         with _removed(handles):
-            output = self.model(*inputs)
+            output = super().forward(*inputs)
         return output, *(tensor for part in self._parts for tensor in part.corrected)
 
 

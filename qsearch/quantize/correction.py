@@ -284,12 +284,14 @@ class ShiftCorrection:
                 bias.finish()
         return torch.cat(outputs)
 
-    def _pass(self, handles: Iterable[RemovableHandle], reuse: Reuse | None = None) -> list[Tensor]:
+    def _pass(self, handles: Sequence[RemovableHandle], reuse: Reuse | None = None) -> list[Tensor]:
         """Run the batches in lockstep with hooks in place, which are then removed."""
-        passes = [partial(forward, self._model, batch) for batch in self._batches]
         try:
             with torch.inference_mode():
-                outputs = in_lockstep(passes) if reuse is None else reuse.in_lockstep(passes)
+                if reuse is None:
+                    outputs = in_lockstep([partial(forward, self._model, batch) for batch in self._batches])
+                else:
+                    outputs = reuse.in_lockstep(self._batches, [handle.id for handle in handles])
         finally:
             for handle in handles:
                 handle.remove()

@@ -8,8 +8,8 @@ end(i)      position of the first call that begins after call i has ended: i+1 â
 m           memory of a tensor; views share it
 ==========  ==========================================================================================
 
-A call is *sound* if all that it does is to give its output: tensors in memory made while it ran. It writes into no older
-memory, and whatever else it made is not read after it. A pass that has the outputs of sound calls need not make
+A call is *sound* if all that it does is to give its output: tensors in memory made while it ran, each in its own. It writes
+into no older memory, and whatever else it made is not read after it. A pass that has the outputs of sound calls need not make
 these calls; and of those outputs it needs only the ones that somebody reads who still runs.
 """
 
@@ -156,7 +156,8 @@ def watch(
         changing: module â†’ tensors that differ from pass to pass.
 
     Returns:
-        None where such a tensor is read while its module does not run: nothing says then what depends on it.
+        None where such a tensor is read while its module does not run, or a module has other attributes after a call than
+        before it: nothing says then what depends on these.
     """
     watcher = _Watcher(changing)
     with intercepted(interceptable(model), watcher.call), watcher:
@@ -190,12 +191,16 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.calls.append(call)
         if foreign_hooks(module):
             self._unsound()
+        before = _attributes(module)
         output = called(module, args, kwargs)
+        self.local &= _same(before, _attributes(module))
         position = self._running.pop()
         call.end, call.outputs = len(self.calls), frozenset(self._memories(output))
-        call.size = sum(x.untyped_storage().nbytes() for x in _tensors(output))
-        plain = all(part is None or type(part) is Tensor for part in tree_leaves(output)) and bool(call.outputs)
-        call.sound &= plain and all(position in self._made.get(m, ()) for m in call.outputs)
+        given = _tensors(output)
+        call.size = sum(x.untyped_storage().nbytes() for x in given)
+        plain = all(part is None or type(part) is Tensor for part in tree_leaves(output)) and bool(given)
+        call.sound &= plain and len(given) == len(call.outputs)  # copies of what shares memory would not
+        call.sound &= all(position in self._made.get(m, ()) for m in call.outputs)
         for m in call.outputs:
             self._givers.setdefault(m, []).append(call)
             self.readers.setdefault(m, set())
@@ -245,6 +250,16 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             self.calls[i].sound &= i in self._made[m]
         for call in self._givers.get(m, ()):
             call.rewritten = True
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module has, by name: parameters, buffers and modules too."""
+    return {**vars(module), **module._parameters, **module._buffers, **module._modules}
+
+
+def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether these are the same objects."""
+    return before.keys() == after.keys() and all(after[name] is value for name, value in before.items())
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -8,7 +8,7 @@ found once by ``torch.vmap`` and kept as a graph, so that a pass costs no more c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,9 @@ def mapped(
     ]
     dims += [None] * len(inputs)
 
-    def copied(*tensors: Tensor) -> Any:
-        own, batch = tensors[: len(program.names)], tensors[len(program.names) :]
-        return program.graph(*own, *(part.clone() for part in batch))  # a network may write into its inputs
-
     with torch.inference_mode(False), torch.no_grad(), quietly():
         try:
-            over_states = torch.vmap(copied, in_dims=tuple(dims))
+            over_states = torch.vmap(program.graph, in_dims=tuple(dims))
             graph = make_fx(over_states, tracing_mode="fake")(*arguments, *inputs)
         except Exception as error:  # whatever the network's operations say
             reason = str(error).strip().partition("\n")[0][:200]

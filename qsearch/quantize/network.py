@@ -7,8 +7,10 @@ a tensor in, a kernel-wise one gathers rows. Input activations are fake-quantise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,7 @@ class QuantizedNetwork:
         self._inputs = {site: place for layer in layers for site, place in input_sites(layer).items()}
         self._ranges = {site: ActivationRange(site) for site in self._inputs}
         self._quantizers: dict[str, ActivationQuantizer] = {}
+        self._others: Mapping[str, Callable[[Tensor], Tensor]] | None = None
         extra = [site for sites in self.beside.values() for site in sites]
         extra += [layer.activation_site for layer in layers if layer.reads_spikes]  # they stay as they are
         sites = dict.fromkeys([*self._weights, *self._ranges, *self._neurons.sites, *extra])
@@ -151,9 +154,20 @@ class QuantizedNetwork:
         return tuple(self._ranges)
 
     @property
-    def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Input site → its quantiser; sites in float are not in it. It is the network's own: what is put in takes effect."""
-        return self._quantizers
+    def quantizers(self) -> Mapping[str, ActivationQuantizer]:
+        """Input site → its quantiser under the present assignment; sites in float are not in it. Read-only."""
+        return MappingProxyType(self._quantizers)
+
+    @contextmanager
+    def quantising(self, quantizers: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """Inside, these quantise the inputs of their sites, in the place of all others."""
+        before = self._others
+        self._others, self._output = quantizers, None
+        try:
+            with nullcontext() if self.reuse is None else self.reuse.resting():
+                yield
+        finally:
+            self._others, self._output = before, None
 
     @property
     def has_neurons(self) -> bool:
@@ -313,13 +327,18 @@ class QuantizedNetwork:
     def _correct(self) -> None:
         changed = self.quantised
         if self.reuse is not None:
-            self.reuse.begin(self._bits, corrected=changed)
+            self.reuse.begin(self._bits)
         if self._correction is None:
             return
         if not changed:
             self._correction.reset()
             return
-        output = self._correction.run(self.reuse)
+        try:
+            output = self._correction.run(self.reuse)
+        except BaseException:
+            if self.reuse is not None:
+                self.reuse.pause()  # what is corrected by now is nobody's
+            raise
         self._output = output if self._gives_output(self._correction) else None
 
     def _gives_output(self, correction: ShiftCorrection) -> bool:
@@ -365,7 +384,7 @@ class QuantizedNetwork:
 
     def _quantise_input(self, site: str, operand: int) -> Hook:
         def quantise(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-            quantizer = self._quantizers.get(site)
+            quantizer = (self._quantizers if self._others is None else self._others).get(site)
             if quantizer is None:
                 return None
             if args:

@@ -17,14 +17,14 @@ network gives, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qsearch.errors import ConfigError
 from qsearch.quantize.activations import ActivationQuantizer
@@ -98,7 +98,7 @@ class Capture(nn.Module):
         self.grids = nn.ModuleList([TensorGrid() for _ in network.input_sites])
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.model(*inputs)
+        return self.model(*(part.clone() for part in inputs))  # a network may write into its inputs
 
 
 class Program:
@@ -126,13 +126,19 @@ class Program:
         capture: Capture | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        if own := _by_their_batch(network.model):
+            raise ConfigError(
+                "a program takes batches of one size, filled up where they are smaller, so rows may not depend on their batch",
+                got=f"{own!r} normalises by the statistics of each batch",
+                fix=OTHERWISE,
+            )
         if network.has_neurons:
             raise ConfigError("a network with neurons has no graph for all its assignments", fix=OTHERWISE)
         inputs = parts(example)
         self.shapes = tuple(part.shape for part in inputs)
         with torch.inference_mode(False), torch.no_grad():
             captured = capture or Capture(network)
-            with _quantising(network, dict(zip(network.input_sites, captured.grids, strict=True))):
+            with network.quantising(dict(zip(network.input_sites, captured.grids, strict=True))):
                 program = _export(captured, tuple(part.clone() for part in inputs))
         program = move_to_device_pass(program, str(device))
         self.graph = _unchecked(program.graph_module)
@@ -190,19 +196,6 @@ def stacked(states: Sequence[State]) -> State:
     return State(tensors, torch.stack([state.grids for state in states], dim=1))
 
 
-@contextmanager
-def _quantising(network: QuantizedNetwork, grids: Mapping[str, Any]) -> Iterator[None]:
-    """Put these quantisers in the place of a network's own for a while."""
-    own = dict(network.quantizers)
-    network.quantizers.clear()
-    network.quantizers.update(grids)
-    try:
-        yield
-    finally:
-        network.quantizers.clear()
-        network.quantizers.update(own)
-
-
 def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     with quietly():
         try:
@@ -222,3 +215,11 @@ def _unchecked(graph: fx.GraphModule) -> fx.GraphModule:
         graph.graph.erase_node(node)
     graph.recompile()
     return graph
+
+
+def _by_their_batch(model: nn.Module) -> str | None:
+    """A batch-norm without stored statistics, by name; None where there is none."""
+    norms = (
+        name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None
+    )
+    return next(norms, None)

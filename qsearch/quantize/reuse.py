@@ -7,10 +7,10 @@ cut j       the point of a pass before its j-th call of a module with sites (:mo
 d_j         digest of the bits of all sites whose modules were called before cut j
 ==========  ==========================================================================================
 
-What a pass has computed by cut j depends on its data and on d_j alone: on weights, quantisers and registers of the sites
-before it, and on what the correction found at the parts before it. So of one batch and one d_j, outputs that are read later
-are kept, and the next pass of the same batch and d_j takes them instead of making the calls before. It computes what it would
-have computed, to the last bit, as every operation behind the cut runs on the same numbers.
+What a pass has computed by cut j depends on its data, on those of the correction and on d_j alone: on weights, quantisers and
+registers of the sites before it, and on what the correction found at the parts before it. So of one batch and one d_j, outputs
+that are read later are kept, and the next pass of the same batch and d_j takes them instead of making the calls before. It
+computes what it would have computed, to the last bit, as every operation behind the cut runs on the same numbers.
 
 In plain passes, corrected parts have what their last runs have found. One that runs several times depends on the sites before
 the last of its runs: such passes ask for the digest there.
@@ -27,7 +27,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -52,9 +53,6 @@ REMEMBERED = 1 << 14
 
 MOST = 1 << 10
 """MiB that are kept by default, at most; and at most an eighth of the machine's memory."""
-
-CHECKED = 8
-"""Cuts at which a network is tried before anything is reused: so many, evenly spread."""
 
 
 def default_memory() -> int:
@@ -97,8 +95,9 @@ def find_flow(
     changing = {part.module: [*part.module.parameters(), *part.module.buffers()] for part in parts}
     changing |= {module: [*module.parameters(), *module.buffers()] for module in sites}
     try:
+        forward(model, _others(inputs))  # so that what calls leave beside their outputs differs from what was there
         flow = watch(model, inputs, sites.keys(), changing)
-        why = "" if flow is not None else "weights are read beside their layers"
+        why = "weights are read beside their layers, or modules leave something on themselves"
         if flow is not None and not _repeats(model, flow, head(inputs, 2)):
             flow, why = None, "outputs that were kept do not do"
     except Exception as error:  # tensors without memory of their own, say; the network must be quantised all the same
@@ -109,17 +108,26 @@ def find_flow(
 
 
 def _repeats(model: nn.Module, flow: Flow, inputs: Inputs) -> bool:
-    """Whether passes that begin at cuts give what one from the start gives, to the last bit."""
-    cuts = flow.cuts[:: -(-len(flow.cuts) // CHECKED) or 1]
-    way = Way(flow, {}, 0, cuts, ())
+    """Whether passes that begin at any cut give what one from the start gives, to the last bit.
+
+    Before each comes a pass of other data, of another batch size: what calls leave beside their outputs is of these.
+    """
+    cuts = [cut for cut in flow.cuts if cut.skipped]
+    way, others = Way(flow, {}, 0, cuts, ()), _others(inputs)
     expected = on_their_ways(flow, [way], [partial(forward, model, inputs)], _alone)[0]
-    found = [
-        on_their_ways(
-            flow, [Way(flow, way.left[cut.position], cut.position, (), ())], [partial(forward, model, inputs)], _alone
-        )[0]
-        for cut in cuts
-    ]
-    return all(torch.equal(one, expected) for one in found)
+    for cut in cuts:
+        forward(model, others)
+        after = Way(flow, way.left[cut.position], cut.position, (), ())
+        if not torch.equal(on_their_ways(flow, [after], [partial(forward, model, inputs)], _alone)[0], expected):
+            return False
+    return True
+
+
+def _others(inputs: Inputs) -> Inputs:
+    """Three samples of a batch from its end, the last first; as often as it takes."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    parts = tuple(part[[-1 - i % len(part) for i in range(3)]] if part.dim() else part for part in tensors)
+    return parts if isinstance(inputs, tuple) else parts[0]
 
 
 class Reuse:
@@ -153,11 +161,12 @@ class Reuse:
         self._kept = Snapshots(memory)
         self._seen: dict[bytes, None] = {}
         self._digests: list[bytes] = []
-        self._corrected, self._shared = False, 0
+        self._shared = 0
+        self._corrected_on: tuple[Hashable, ...] = ()  # names of the batches; none where nothing is corrected
         self._known: list[Tensor] = []
-        self._hooks = _hooks(model)
-        self._usual = sum(map(len, self._hooks))
-        self._works = True
+        self._registered = _registered(model)
+        self._usual = self._hooks()
+        self._works, self._resting = True, False
         for batch in data:
             self.know(batch)
 
@@ -179,15 +188,19 @@ class Reuse:
         """The network takes on other bits: until :meth:`begin` nobody knows what it has in the place of what was corrected."""
         self._digests = []
 
-    def begin(self, bits: Mapping[str, Bits], *, corrected: bool) -> None:
-        """The network takes on other bits.
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside, the network computes something else than its bits say: nothing is reused, or kept."""
+        before, self._resting = self._resting, True
+        try:
+            yield
+        finally:
+            self._resting = before
 
-        Args:
-            bits: of all sites.
-            corrected: what the correction finds is in force in plain passes.
-        """
+    def begin(self, bits: Mapping[str, Bits]) -> None:
+        """The network takes on other bits, of all sites; what is corrected has what training stored."""
         self._kept.begin()
-        self._digests, self._corrected = self._chain(bits), corrected
+        self._digests, self._corrected_on = self._chain(bits), ()
         shared = 0
         while shared < len(self._digests) and self._digests[shared] in self._seen:
             shared += 1
@@ -200,18 +213,30 @@ class Reuse:
 
     def forward(self, inputs: Inputs) -> Any:
         """A plain pass."""
-        name = self._name(inputs) if self._works and self._digests else None
-        if name is None or not self._ready(0):
+        name = self._name(inputs) if self._ready() else None
+        if name is None:
             return forward(self._model, inputs)
         one: Callable[[], Any] = partial(forward, self._model, inputs)
-        return self._run((name, self._corrected), [one], self._settled, _alone, ())[0]
+        return self._run((name, self._corrected_on), [one], self._settled, _alone, ())[0]
 
-    def in_lockstep(self, passes: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The passes of all calibration data, in which the parts are corrected; each part has one hook for it by now."""
-        if not self._works or not self._ready(len(self._parts)):
+    def in_lockstep(self, batches: Sequence[Inputs], hooks: Iterable[int]) -> list[Any]:
+        """The passes of these batches together, in which the parts are corrected.
+
+        Where nothing tells what they are corrected on, or hooks of others may change what is found, plain passes after them
+        are not reused either.
+
+        Args:
+            hooks: that do so, by the numbers that torch gives them.
+        """
+        passes = [partial(forward, self._model, batch) for batch in batches]
+        names = [self._name(batch) for batch in batches] if self._ready(hooks) else [None]
+        if None in names:
+            self.pause()
             return _corrected(passes, self._parts, ())
+        self._corrected_on = tuple(names)
         own = list(range(len(self._flow.cuts)))
-        return self._run("lockstep", passes, own, partial(_corrected, parts=self._parts), self._parts)
+        run = partial(_corrected, parts=self._parts)
+        return self._run(("lockstep", *names), passes, own, run, self._parts)
 
     def _run(
         self,
@@ -280,9 +305,14 @@ class Reuse:
         self._works = False
         self._kept.clear()
 
-    def _ready(self, more: int) -> bool:
-        """Whether the hooks are those that there were, and so many more: skipped calls would leave out others."""
-        return sum(map(len, self._hooks)) == self._usual + more
+    def _ready(self, more: Iterable[int] = ()) -> bool:
+        """Whether passes may be reused: the hooks are those that there were, and these; skipped calls would leave out others."""
+        return self._works and not self._resting and bool(self._digests) and self._hooks() == self._usual.union(more)
+
+    def _hooks(self) -> frozenset[int]:
+        """Numbers of the hooks that run with a module's forward: the network's, and those of all modules."""
+        everywhere = torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks
+        return frozenset().union(*self._registered, *everywhere)
 
     def _name(self, inputs: Inputs) -> Hashable:
         """What tells these inputs from all others, as long as the data they are rows of are kept; None where nothing does."""
@@ -321,10 +351,9 @@ def _alone(passes: Sequence[Callable[[], Result]], states: Sequence[Any] = ()) -
     return [one() for one in passes]
 
 
-def _hooks(model: nn.Module) -> list[Mapping[Any, Any]]:
-    """Where hooks that run with a module's forward are registered: with the module, and with all modules."""
-    own = [hooks for module in model.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
-    return [*own, torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks]
+def _registered(model: nn.Module) -> list[Mapping[int, Any]]:
+    """Where the modules have their hooks, by numbers that no two hooks share."""
+    return [hooks for module in model.modules() for hooks in (module._forward_pre_hooks, module._forward_hooks)]
 
 
 def _digest(before: bytes, bits: Mapping[str, Bits], sites: Iterable[str]) -> bytes:

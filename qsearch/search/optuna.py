@@ -132,6 +132,7 @@ class OptunaSampler(Searcher):
         """Ask, evaluate, tell, by batches, until the budget is spent or the space is exhausted.
 
         Raises:
+            BudgetExhausted: within a batch.
             ConfigError: see :meth:`check`.
         """
         problem = oracle.problem
@@ -159,7 +160,9 @@ class OptunaSampler(Searcher):
         seen: set[bytes] = set()
         idle = 0
         while oracle.remaining > 0 and len(seen) < space.size:
-            asked = [self._ask(study, ranges) for _ in range(min(self.options.batch, oracle.remaining))]
+            asked = [
+                self._ask(study, ranges) for _ in range(self.options.batch)
+            ]  # not fewer at the end: a larger budget goes on
             rows = [np.asarray([one.params[name] for name in names], dtype=np.int64) for one in asked]
             trials = oracle.evaluate_many([space.decode(x) for x in rows])
             for one, x, trial in zip(asked, rows, trials, strict=True):

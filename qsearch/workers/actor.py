@@ -40,7 +40,7 @@ class Holder:
         return [portable(found) for found in self._answers(assignments, seed)]
 
     def _answers(self, assignments: Sequence[BitAssignment], seed: int) -> Iterator[Answer]:
-        if len(assignments) > 1 and isinstance(self._evaluator, Batching):
+        if isinstance(self._evaluator, Batching):
             yield from self._evaluator.evaluate_many(assignments, seed=seed)
             return
         for assignment in assignments:

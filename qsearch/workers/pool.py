@@ -111,8 +111,7 @@ class Pool(Batching):
         Raises:
             Failure: none has come.
         """
-        for _ in range(self._count):
-            self._add()
+        self._fill()
         while not self._present:
             self._take()
 
@@ -136,6 +135,16 @@ class Pool(Batching):
     @property
     def _present(self) -> bool:
         return any(worker.ready for worker in self._workers)
+
+    @property
+    def _left(self) -> float:
+        """Seconds of patience, while nobody is ready."""
+        return self._alone_since + self._patience - time.monotonic()
+
+    def _fill(self) -> None:
+        """Hire as many as are missing."""
+        while len(self._workers) < self._count:
+            self._add()
 
     def _add(self) -> None:
         actor, ready = self._hire()
@@ -182,10 +191,9 @@ class Pool(Batching):
         """
         if self._present:
             return self._events.get()
-        left = self._alone_since + self._patience - time.monotonic()
         with suppress(queue.Empty):
             if self._workers:
-                return self._events.get(timeout=max(0.0, left))
+                return self._events.get(timeout=max(0.0, self._left))
         raise Failure(
             "workers must be there to evaluate",
             got=f"none of {self._count}; {self._reason}",
@@ -201,6 +209,7 @@ class Pool(Batching):
             self._dismiss(worker)
             return
         worker.ready, self._stillborn = True, 0
+        self._fill()
         here, there = versions(), loaded.result()
         if there != here:
             log.warning("a worker has other versions, answers may differ: %s there, %s here", there, here)
@@ -223,7 +232,7 @@ class Pool(Batching):
         self._dismiss(worker)
         for task in reversed(tasks):
             self._put_back(task)
-        if self._stillborn < self._retries:
+        if worker.ready or self._stillborn < self._retries or (not self._workers and self._left > 0):
             self._add()
 
     def _put_back(self, task: _Task) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,9 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 
+SETTLING = 3.0
+"""Seconds that a cluster which is not all free is given to tell that it is."""
+
 
 class RayWorkers(Workers):
     """Actors of a Ray cluster, one per core, or per GPU where it has any."""
@@ -46,7 +50,8 @@ class RayWorkers(Workers):
         address: str | None = None
         """Of the cluster: HOST:PORT, ray://HOST:PORT, or auto for the one on this machine. null: Ray is started here."""
         actors: int | None = Field(default=None, ge=1)
-        """How many workers. null: as many as the cluster has room for when the search begins."""
+        """How many workers. null: as many as the cluster has room for, beside what others hold, when the search
+        begins; campaigns that are to share a cluster say how many each."""
         cpus: float = Field(default=1, gt=0)
         """Cores of each."""
         gpus: float | None = Field(default=None, ge=0)
@@ -54,7 +59,8 @@ class RayWorkers(Workers):
         threads: int | None = Field(default=None, ge=1)
         """Processor threads of each, unless the evaluator says. null: as many as its cores."""
         together: int = Field(default=1, ge=1)
-        """Assignments that a worker is asked for at once: more pay where evaluations take less than milliseconds."""
+        """Assignments that a worker is asked for at once: more pay where evaluations take less than milliseconds, and it
+        should be at least the ``assignments_at_once`` of an evaluator that has such an option."""
         retries: int = Field(default=3, ge=1)
         """An assignment that ends its worker so many times in a row, alone there, has failed."""
         patience: float = Field(default=120.0, gt=0)
@@ -75,9 +81,8 @@ class RayWorkers(Workers):
         content = packed(evaluator)
         cores = None if options.actors is None else math.ceil(options.actors * options.cpus)
         with session(options.address, cores):
-            resources = ray.cluster_resources()
-            gpus = options.gpus if options.gpus is not None else float(resources.get("GPU", 0) > 0)
-            count = options.actors or room_for(resources, options.cpus, gpus)
+            gpus = options.gpus if options.gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
+            count = options.actors or room_for(available(), options.cpus, gpus)
             pool = Pool(
                 hire=self._hiring(ray.put(content), gpus),
                 count=count,
@@ -104,6 +109,16 @@ class RayWorkers(Workers):
             return actor, actor.load.remote(content, threads)
 
         return hire
+
+
+def available(seconds: float = SETTLING) -> dict[str, float]:
+    """What nobody holds of a cluster's resources; Ray learns some time later that a worker has gone."""
+    end, everything = time.monotonic() + seconds, ray.cluster_resources()
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        if time.monotonic() > end or all(free.get(name, 0) >= everything.get(name, 0) for name in ("CPU", "GPU")):
+            return free
+        time.sleep(0.1)
 
 
 def room_for(resources: dict[str, float], cpus: float, gpus: float) -> int:

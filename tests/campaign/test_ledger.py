@@ -322,6 +322,22 @@ class TestStorages:
         last = Ledger(f"journal:{path}", "name", ACCURACY, SPACE).trials()
         assert [item.assignment for item in last] == [trial(0).assignment, trial(2).assignment]
 
+    def test_half_a_line_of_another_campaign_that_was_killed_is_not_gone_on_with(self, tmp_path: Path) -> None:
+        path = tmp_path / "study.log"
+        ledger, other = (Ledger(f"journal:{path}", name, ACCURACY, SPACE) for name in ("name", "other"))
+        ledger.append(trial(0))
+        other.append(trial(0))
+        for number in (1, 2):
+            with path.open("a") as file:
+                file.write('{"op_code": 4, "study_id": 1, "sta')
+            ledger.append(trial(number))
+        other.append(trial(1))
+        for found, name, count in ((ledger, "name", 3), (other, "other", 2)):
+            assert [item.number for item in found.trials()] == list(range(count))
+            again = Ledger(f"journal:{path}", name, ACCURACY, SPACE).trials()
+            assert [item.assignment for item in again] == [trial(number).assignment for number in range(count)]
+        assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())
+
     def test_a_whole_journal_is_left_alone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = tmp_path / "study.log"
         Ledger(f"journal:{path}", "name", ACCURACY, SPACE).append(trial(0))

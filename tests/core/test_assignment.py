@@ -159,6 +159,12 @@ def test_json_that_is_no_assignment(text):
         BitAssignment.from_json(text)
 
 
+@pytest.mark.parametrize("bits", [True, None, 4.0, "!", [4], -1, 33])
+def test_records_that_are_no_assignment(bits):
+    with pytest.raises(SpaceError):
+        BitAssignment.from_record({"a": bits})
+
+
 def test_json_of_a_kernel_wise_assignment_is_plain():
     assert json.loads(BitAssignment({"a": np.asarray([1, 2], dtype=np.uint8)}).to_json()) == {"a": [1, 2]}
 

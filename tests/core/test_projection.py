@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsearch.costs import NetworkCost
+from qsearch.hardware.size import Size
 from qsearch.layers import Layer
 from qsearch.problem import Bound, Objective, Problem
 from qsearch.projection import project
@@ -167,6 +168,33 @@ def test_every_cost_model_is_walked_as_if_it_were_asked_of_each_state(name, seed
         assert np.array_equal(found, by_the_model(problem, x))
 
 
+@pytest.mark.parametrize("name", sorted(set(names("cost_models")) - {"lut", "surrogate"}))
+@given(seed=st.integers(0, 2**32), granularity=st.sampled_from(["layer", "kernel"]))
+@settings(max_examples=25, deadline=None)
+def test_estimates_are_those_of_layers_whose_bits_are_checked_each(name, seed, granularity):
+    """``VectorCostModel.estimate`` against the protocol's, which asks ``layer_cost``: the same numbers, bit for bit."""
+    model = create("cost_models", name)
+    space = build_space(MADE_UP, weight_bits=(0, 2, 4, 8), activation_bits=(2, 4, 8), granularity=granularity)
+    assignment = space.decode(space.sample(np.random.default_rng(seed), 1)[0])
+    found, expected = model.estimate(MADE_UP, assignment), CostModel.estimate(model, MADE_UP, assignment)
+    assert found.totals == expected.totals
+    assert found.layers == expected.layers
+    assert found.units == expected.units
+
+
+def test_a_subclass_with_a_layer_cost_of_its_own_is_asked_for_it():
+    class Doubled(Size):
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            return {"size": 2 * super().layer_cost(layer, weight_bits, activation_bits)["size"]}
+
+    space = build_space(MADE_UP, weight_bits=(2, 8), activation_bits=(2, 8), granularity="layer")
+    assignment = space.uniform(8)
+    assert (
+        Doubled().estimate(MADE_UP, assignment).totals["size"]
+        == 2 * Size().estimate(MADE_UP, assignment).totals["size"]
+    )
+
+
 def test_tables_of_kernels_answer_and_leave_to_the_model_what_rounding_decides():
     layers = (Layer("a", "linear", 3, 40), Layer("b", "linear", 3, 30))
     space = build_space(layers, weight_bits=range(9), activation_bits=range(1, 9), granularity="kernel")
@@ -188,7 +216,7 @@ def test_tables_of_kernels_answer_and_leave_to_the_model_what_rounding_decides()
     cost = NetworkCost(KernelTables(layers, np.random.default_rng(0)), layers, space)
     exact = cost.estimate_many(x[None])["latency"][0]
     np.testing.assert_allclose(cost.kernel_table.totals(x[None])["latency"], exact, rtol=1e-12)
-    assert asked(np.floor(0.7 * exact) + 0.5) == 0
+    assert asked(np.floor(0.7 * exact) + 0.5) == 1  # of the state that was found, which the oracle will ask for again
     assert asked(exact) == 1
 
 
@@ -208,7 +236,8 @@ def test_prices_of_layers_ask_for_few_of_them():
     assert cost.layer_prices is not None
     Counted.asked = 0
     found = project(problem, space.highest)
-    assert Counted.asked <= 7 * len(layers) + 3 * 10  # all passes, then a layer or two in each of log₂ 630 questions
+    # all passes, a layer or two in each of log₂ 630 questions, and the model itself of what was found
+    assert Counted.asked <= 7 * len(layers) + 3 * 10 + len(layers)
     assert np.array_equal(found, by_the_model(problem, space.highest))
 
 
@@ -223,6 +252,27 @@ def test_no_table_for_a_model_that_does_not_add_up_as_it_says():
     layers = (Layer("a", "linear", 3, 5),)
     space = build_space(layers, weight_bits=range(2, 9), activation_bits=[8], granularity="kernel")
     assert NetworkCost(Liar(layers, np.random.default_rng(0)), layers, space).kernel_table is None
+
+
+@pytest.mark.parametrize("kernel_additive", [True, False])
+def test_a_model_that_does_not_add_up_and_is_not_found_out_by_samples_is_walked_by_what_it_says(kernel_additive):
+    class Liar(CostModel):
+        units = {"energy": "J"}  # noqa: RUF012
+
+        def layer_cost(self, layer, weight_bits, activation_bits):
+            pruned = float(np.mean(np.asarray(weight_bits) == 0))
+            index = 1.3 if 0.5 < pruned < 1 else 1.0  # of a sparse layer
+            return {"energy": index * float(np.mean(weight_bits)) * activation_bits}
+
+    Liar.kernel_additive = kernel_additive
+    layers = (Layer("a", "linear", 30, 40), Layer("b", "linear", 40, 40))
+    space = build_space(layers, weight_bits=[0, 2, 3, 4, 8], activation_bits=[2, 8], granularity="kernel")
+    cost = NetworkCost(Liar(), layers, space)
+    assert (cost.kernel_table is not None) == kernel_additive
+    for x in space.sample(np.random.default_rng(0), 10):
+        for limit in (1.0, 2.0, 4.0, 6.0, 8.0):
+            problem = Problem(space, cost, (Objective("loss", "minimize"),), (Bound("energy", limit, False, "energy"),))
+            assert problem.overruns(project(problem, x)[None])[0] <= 0
 
 
 @given(st.integers(0, 2**32))

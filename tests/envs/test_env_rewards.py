@@ -157,7 +157,9 @@ def test_intrinsic_by_hand():
     assert intrinsic(5.0, 3.5, -2.0, 0.25) == pytest.approx(-0.75 * 1.5 - 0.5)
 
 
-@pytest.mark.parametrize("name", registry.names("rewards"))
+@pytest.mark.parametrize(
+    "name", [name for name in registry.names("rewards") if name != "verdict"]
+)  # which asks for costs
 def test_every_reward_is_built_by_its_name(name):
     problem = chip_problem()
     reward = registry.create("rewards", name, None, problem)

@@ -54,10 +54,8 @@ def test_by_hand() -> None:
     reward = VerdictReward(chip_problem(LATENCY))
     assert reward(trial_of(0.95, -0.1)) == pytest.approx(1 - 4 / 16)
     assert reward(trial_of(0.9, 0.0)) == pytest.approx(1 - 4 / 16), "a bound that is just met is kept"
-    assert reward(trial_of(0.8, 0.1)) == pytest.approx(-1 - (1 - 4 / 16))
-    assert VerdictReward(chip_problem(LATENCY), VerdictReward.Options(gap=0.2))(trial_of(0.8, 0.1)) == pytest.approx(
-        -0.95
-    )
+    assert reward(trial_of(0.8, 0.1)) == reward(trial_of(0.8, 0.1, latency=2.0)) == -0.1
+    assert VerdictReward(chip_problem(LATENCY), VerdictReward.Options(gap=2))(trial_of(0.8, 0.1)) == -2
 
 
 def test_several_costs_count_alike_and_one_to_maximise_the_other_way() -> None:
@@ -79,12 +77,11 @@ def test_the_same_verdict_earns_the_same(
 
 @given(costs, costs, st.floats(1e-3, 10))
 def test_what_keeps_its_bounds_earns_more_than_what_does_not(dear: float, cheap: float, gap: float) -> None:
-    """By the gap at least; and a saving counts for the one and against the other."""
+    """By the gap at least; and of what keeps them, the cheaper one more."""
     reward = VerdictReward(chip_problem(LATENCY), VerdictReward.Options(gap=gap))
     dear, cheap = max(dear, cheap), min(dear, cheap)
     assert reward(trial_of(0.9, 0.0, dear)) - reward(trial_of(0.9, 0.5, cheap)) >= gap - 1e-9
     assert reward(trial_of(0.9, 0.0, cheap)) >= reward(trial_of(0.9, 0.0, dear))
-    assert reward(trial_of(0.9, 0.5, cheap)) <= reward(trial_of(0.9, 0.5, dear))
 
 
 def test_a_trial_without_quality_earns_the_least_so_far() -> None:

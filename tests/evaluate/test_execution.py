@@ -176,6 +176,34 @@ class Branches(nn.Module):
         return found if bool(x.sum() > -1e9) else -found
 
 
+class Writes(nn.Sequential):
+    """Writes into its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.3))
+
+
+def test_a_network_that_writes_into_its_input_is_given_copies(uncompiled: list[int]) -> None:
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    model = Writes(nn.Linear(4, 3))
+    network = QuantizedNetwork(model, trace_layers(model, x), [x])
+    executor = Executor(network, Plan(compiled=True, batch_size=20), x, x)
+    for assignment in (BitAssignment({}), BitAssignment(dict.fromkeys(network.sites, 3))):
+        found = executor.take_on(assignment)(x)
+        network.apply(assignment)
+        assert torch.equal(found, network(x))
+    assert torch.equal(x, before)
+
+
+def test_rows_that_depend_on_their_batch_are_not_filled_up() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    network = QuantizedNetwork(model, trace_layers(model, x), [x])
+    with pytest.raises(ConfigError, match="rows may not depend on their batch; got '1' normalises"):
+        Executor(network, Plan(compiled=True), x)
+
+
 def test_control_flow_that_depends_on_data() -> None:
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     network = QuantizedNetwork(Branches(), trace_layers(Branches(), x), [x])
@@ -212,7 +240,10 @@ def test_the_fastest_is_taken_and_kept(uncompiled: list[int], cache: Path, monke
     assert again.network.model[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index,union-attr]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"plan": {"speed": 3}}', '{"plan": 7}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", '{"plan": {"speed": 3}}', '{"plan": 7}', '{"plan": {"batch_size": 0}}', '{"plan": {"compiled": 1}}'],
+)
 def test_a_damaged_record_is_found_anew(
     content: str, uncompiled: list[int], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +252,20 @@ def test_a_damaged_record_is_found_anew(
     (kept,) = cache.iterdir()
     kept.write_text(content)
     assert evaluator("fastest")._executor.plan == plan
+
+
+def test_a_plan_that_does_not_run_any_more_is_found_anew(
+    uncompiled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler has gone since, say."""
+    race(monkeypatch, lambda plan: plan.compiled)
+    assert evaluator("fastest")._executor.plan.compiled
+
+    def missing(graph: nn.Module, arguments: list[Tensor]) -> Callable[..., Any]:
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(execution, "inductor", missing)
+    assert not evaluator("fastest")._executor.plan.compiled
 
 
 def test_a_cache_that_cannot_be_written(

@@ -35,7 +35,8 @@ class TestConfidence(PrunerContract):
 
 
 def test_these_are_all() -> None:
-    assert set(registry.names("pruners")) == {"none", "successive-halving", "hyperband", "median", "confidence"}
+    every = {"none", "successive-halving", "hyperband", "median", "confidence", "sequential"}
+    assert set(registry.names("pruners")) == every
 
 
 @pytest.mark.parametrize("name", ["successive-halving", "hyperband", "median", "confidence"])

@@ -19,7 +19,7 @@ from qsearch.problem import Bound, Objective
 from qsearch.pruners.sequential import Sequential
 from qsearch.pruning import Sampling, Stopper
 from qsearch.testing.problems import QuadraticEvaluator, coupled
-from qsearch.trial import Quality, Trial
+from qsearch.trial import SPIKES, Quality, Trial
 
 COUNT = 400
 SIZE = (Objective("size", "minimize"),)
@@ -184,8 +184,8 @@ def test_parts_are_all_samples_the_hard_ones_first() -> None:
 def test_looks_grow_from_the_least_share() -> None:
     stopper = Sequential(Sequential.Options(least=0.5, growth=1.5))
     parts = stopper.parts(BitAssignment({}), np.arange(100.0), 0)
-    assert [len(part) for part in parts] == [50, 25, 25]
-    whole = Sequential(Sequential.Options(least=1.0)).parts(BitAssignment({}), np.arange(100.0), 0)
+    assert [len(part) for part in parts] == [10, 40, 25, 25]  # cut after the hard ones, where nothing is decided yet
+    whole = Sequential(Sequential.Options(least=1.0, hard=0.0)).parts(BitAssignment({}), np.arange(100.0), 0)
     assert [len(part) for part in whole] == [100]
 
 
@@ -207,6 +207,79 @@ def test_a_loss_decides_nothing() -> None:
     assert {trial.state for trial in trials if samples([trial])[0] < COUNT} == {"pruned"}
 
 
+class Hardest(Sampled):
+    """The hardest tenth have a loss of 2 and 50 spikes, the others a loss of 0.1 and 10 spikes: 0.29 and 14 in all."""
+
+    def of(self, quality: Quality, seen: NDArray[np.intp]) -> Quality:
+        hard = np.isin(seen, np.argsort(-self.thresholds)[: COUNT // 10])
+        loss, spikes = float(np.where(hard, 2.0, 0.1).mean()), float(np.where(hard, 50.0, 10.0).mean())
+        return replace(quality, loss=loss, details={SPIKES: spikes, "start": "x"})
+
+    def evaluate(self, assignment: BitAssignment, *, fidelity: float = 1.0, seed: int = 0) -> Quality:
+        return self.of(super().evaluate(assignment), np.arange(COUNT))
+
+    def sampled(
+        self, assignment: BitAssignment, parts: Sequence[NDArray[np.intp]], *, seed: int = 0
+    ) -> Generator[Quality]:
+        for quality in super().sampled(assignment, parts, seed=seed):
+            assert quality.outcomes is not None
+            yield self.of(quality, np.flatnonzero(~np.isnan(quality.outcomes)))
+
+
+def test_loss_and_spikes_are_those_of_all_samples_too() -> None:
+    """Though the hard ones come first; bounds on the loss are kept or broken as by the whole."""
+    bounds = (Bound("loss", 0.3, False, "loss <= 0.3"),)
+    trials = ask(door(evaluator=Hardest(coupled(5, budget=None)[1]), bounds=bounds), 60)
+    assert {trial.state for trial in trials} == {"complete", "pruned"}
+    for trial in trials:
+        assert trial.quality is not None
+        assert trial.quality.loss == pytest.approx(0.29)
+        assert trial.quality.details == {SPIKES: pytest.approx(14), "start": "x"}
+        assert trial.violations["loss <= 0.3"] == pytest.approx(-0.01 / 0.3)
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.9])
+def test_without_a_part_of_the_others_their_loss_is_the_float_networks(hard: float) -> None:
+    """And without any that are hard, it is that of the samples seen."""
+    evaluator = Hardest(coupled(5, budget=None)[1])
+    stopper = Sequential(Sequential.Options(hard=hard, least=0.3))
+    trials = ask(door(evaluator=evaluator, stopper=stopper), 60)
+    early = [trial for trial in trials if samples([trial])[0] <= 0.9 * COUNT]
+    assert early
+    for trial in early:
+        assert trial.quality is not None
+        order = np.concatenate(stopper.parts(trial.assignment, evaluator.difficulty(), 3))[: trial.quality.samples]
+        seen = evaluator.of(trial.quality, order).loss
+        assert trial.quality.loss == pytest.approx(hard * seen + (1 - hard) * 0.29 if hard else seen)
+
+
+def test_a_bound_on_costs_is_broken_by_no_sample() -> None:
+    """Where what is over one is evaluated all the same."""
+    oracle = door()
+    space = oracle.problem.space
+    x = space.sample(np.random.default_rng(1), 200)
+    limit = float(np.median(oracle.problem.cost.estimate_many(x)["size"]))
+    oracle = door(bounds=(replace(LIMIT, limit=0.1), Bound("size", limit, False, "size <= median")))
+    oracle.evaluate_infeasible = True
+    trials = ask(oracle, 40)
+    over = [trial for trial in trials if trial.violations["size <= median"] > 0]
+    assert over
+    assert not any("breaks" in trial.reason for trial in trials)
+    assert samples(over[:1]) == [COUNT]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("cost", "and trial {} costs no more"), ("quality", "no better than trial {}")]
+)
+def test_why_it_cannot_become_the_best(kind: str, why: str) -> None:
+    """Where costs alone are asked for, its rival may well be of lower quality."""
+    trials = ask(door(**KINDS[kind]), 60)
+    hopeless = [trial for trial in trials if trial.state == "pruned" and "breaks" not in trial.reason]
+    assert hopeless
+    for trial in hopeless:
+        assert any(trial.reason.endswith(why.format(other.number)) for other in trials[: trial.number])
+
+
 def test_scores_that_turn_out_to_be_others_run_to_their_end() -> None:
     class Halves(Sampled):
         def outcomes(self, assignment: BitAssignment) -> NDArray[np.float32]:
@@ -225,6 +298,14 @@ def test_scores_that_turn_out_to_be_others_run_to_their_end() -> None:
         ({"float_outcomes": np.full(3, 0.5, np.float32)}, "needs samples that score 0 or 1"),
         ({"objectives": SIZE}, "decides on accuracy; got neither an objective nor a bound of it; pruner: none"),
         ({"bounds": (replace(LIMIT, at_least=False),)}, "takes more accuracy to be better; got an upper bound of it"),
+        (
+            {"bounds": (Bound("loss", 0.1, True, "loss >= 0.1"),)},
+            "takes less loss to be better; got a lower bound of it",
+        ),
+        (
+            {"objectives": (Objective("accuracy", "maximize"), Objective("loss", "maximize"))},
+            "takes less loss to be better; got an objective that maximises it",
+        ),
     ],
 )
 def test_what_it_cannot_decide_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -68,6 +70,51 @@ def test_views_and_what_is_passed_through_are_made_anew() -> None:
     flow = flow_of(model, model[4])
     assert [call.sound for call in flow.calls] == [True, True, False, False, False, True]
     assert set(flow.cuts[0].needed) == {1}
+
+
+def test_two_outputs_in_one_memory_are_made_anew() -> None:
+    class Two(nn.Module):
+        def __init__(self, way: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+            super().__init__()
+            self.a, self.way = nn.Linear(4, 4), way
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.way(self.a(x))
+
+    def run(net: Network, x: Tensor) -> Tensor:
+        return net.b(sum(net.two(x)))
+
+    ways: dict[Callable[[Tensor], tuple[Tensor, Tensor]], bool] = {
+        lambda y: (y, y): False,
+        lambda y: (y, y[:, :4]): False,
+        lambda y: (y, y + 1): True,
+    }
+    for way, sound in ways.items():
+        model = Network(run, two=Two(way), b=nn.Linear(4, 4))
+        assert [call.sound for call in flow_of(model, model.b).calls] == [True, sound, True, True]
+
+
+def test_a_module_that_leaves_something_on_itself_tells_nothing() -> None:
+    class Leave(nn.Module):
+        def __init__(self, leave: Callable[[nn.Module, Tensor], object]) -> None:
+            super().__init__()
+            self.a, self.leave, self.left = nn.Linear(4, 4), leave, None
+            self.register_buffer("kept", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            self.leave(self, y)
+            return y
+
+    ways: dict[Callable[[nn.Module, Tensor], object], bool] = {
+        lambda module, y: setattr(module, "left", y.shape[0]): False,
+        lambda module, y: setattr(module, "other", y): False,
+        lambda module, y: setattr(module, "kept", y): False,
+        lambda module, y: setattr(module, "left", None): True,
+    }
+    for way, told in ways.items():
+        model = nn.Sequential(Leave(way), nn.Linear(4, 4))
+        assert (watch(model, normal(2, 4), [model[1]], {}) is not None) == told
 
 
 def test_a_weight_that_is_read_beside_its_layer_tells_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_hook
 from written_networks import Network, normal
 
 from qsearch.assignment import FLOAT_BITS, BitAssignment
 from qsearch.quantize.network import QuantizedNetwork
+from qsearch.quantize.passes import foreign_hooks
 from qsearch.quantize.trace import examine
 from qsearch.spiking.neurons import Neuron
 
@@ -153,6 +156,7 @@ class Both:
     reusing: QuantizedNetwork
     plain: QuantizedNetwork
     data: Tensor
+    calibration: Sequence[Tensor]
     known: dict[BitAssignment, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
@@ -160,11 +164,11 @@ class Both:
         calibration, data = normal(12, 3, 6, 6), normal(10, 3, 6, 6, seed=1)
         layers = examine(model, calibration).layers
         reusing, plain = (
-            QuantizedNetwork(model, layers, list(calibration.split(5)), correction=correction, reuse=bytes_)
+            QuantizedNetwork(model, layers, calibration.split(5), correction=correction, reuse=bytes_)
             for bytes_ in (memory, 0)
         )
         reusing.know(data)
-        return cls(reusing, plain, data)
+        return cls(reusing, plain, data, calibration.split(5))
 
     @property
     def reused(self) -> int:
@@ -354,7 +358,111 @@ def aside() -> nn.Module:
     return Network(run, first=conv(3, 4), second=conv(4, 4), head=nn.Linear(4, 3))
 
 
-@pytest.mark.parametrize("make", [stashing, writing, branching, aside])
+def keeping() -> nn.Module:
+    """A module that leaves its output on itself, where others read it."""
+
+    class Keep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = conv(3, 4), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.out = self.conv(x).relu()
+            return self.out
+
+    def run(net: Network, x: Tensor) -> Tensor:
+        net.stem(x)
+        y = net.middle(net.stem.out)
+        return net.head((net.last(y) + net.stem.out).mean((2, 3)))
+
+    torch.manual_seed(0)
+    return Network(run, stem=Keep(), middle=conv(4, 4), last=conv(4, 4), head=nn.Linear(4, 3))
+
+
+class Counts(nn.Module):
+    """Leaves a number with an object, or with itself."""
+
+    def __init__(self, notes: SimpleNamespace | None = None) -> None:
+        super().__init__()
+        self.conv, self.n, self.notes = conv(3, 4), 1, notes
+
+    def forward(self, x: Tensor) -> Tensor:
+        (self if self.notes is None else self.notes).n = x.shape[0]  # type: ignore[union-attr]
+        return self.conv(x).relu()
+
+
+def counting(notes: SimpleNamespace | None = None) -> nn.Module:
+    """A number that a module leaves for others: of rows, so that another batch has another."""
+
+    def run(net: Network, x: Tensor) -> Tensor:
+        y = net.last(net.middle(net.stem(x)))
+        n = net.stem.n if net.stem.notes is None else net.stem.notes.n
+        return net.head(y.mean((2, 3))) * (1 + y.shape[0] / n)
+
+    torch.manual_seed(0)
+    return Network(run, stem=Counts(notes), middle=conv(4, 4), last=conv(4, 4), head=nn.Linear(4, 3))
+
+
+def noting() -> nn.Module:
+    """The same, left with an object of no module."""
+    return counting(SimpleNamespace(n=1))
+
+
+def listing() -> nn.Module:
+    """More than a dozen layers, each of which adds its output to a list that it is given."""
+
+    class Append(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv = conv(channels, 4)
+
+        def forward(self, x: Tensor, into: list[Tensor]) -> Tensor:
+            into.append(self.conv(x).relu())
+            return into[-1]
+
+    class Dense(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.a, self.b, self.c = Append(channels), Append(4), Append(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            into: list[Tensor] = []
+            self.c(self.b(self.a(x, into), into), into)
+            return torch.stack(into).sum(0).mul(0.3)
+
+    torch.manual_seed(0)
+    blocks = [Dense(channels) for channels in (3, 4, 4, 4, 4, 4, 4)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+def sharing() -> nn.Module:
+    """Modules whose two outputs are one tensor, into which another writes."""
+
+    class Two(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.conv = conv(channels, 4)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.conv(x)
+            return y, y
+
+    class Block(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.two, self.b, self.c = Two(channels), conv(4, 4), conv(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.two(x)
+            one.relu_()
+            return self.c(self.b(one)) + other
+
+    torch.manual_seed(0)
+    blocks = [Block(channels) for channels in (3, 4, 4, 4, 4, 4, 4)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+@pytest.mark.parametrize("make", [stashing, writing, branching, aside, keeping, counting, noting, listing, sharing])
 def test_what_networks_do_beside_their_outputs_is_not_lost(make: Callable[[], nn.Module]) -> None:
     model = make()
     calibration = normal(12, 3, 6, 6)
@@ -400,6 +508,24 @@ def test_hooks_that_come_later_see_every_call() -> None:
     assert both.reused > before
 
 
+@pytest.mark.parametrize("how", ["hook", "quantiser"])
+def test_what_was_corrected_under_others_influence_is_not_mixed_with_what_was_kept(how: str) -> None:
+    both = Both.of(residual(), LARGE, correction=True)
+    both.one_at_a_time()
+    tried, site = BitAssignment({"3.3.weight": 7}), both.reusing.input_sites[1]
+    outputs = []
+    for network in (both.reusing, both.plain):
+        if how == "hook":
+            handle = network.model[0].register_forward_hook(lambda module, args, output: output * 1.5)
+            network.apply(tried)
+            handle.remove()
+        else:
+            with network.quantising({site: network.activation_quantizer(site, 2)}):
+                network.apply(tried)
+        outputs.append(torch.cat([network(part) for part in both.data.split(4)]))
+    assert torch.equal(*outputs)
+
+
 def test_a_copy_of_the_network_goes_its_own_way() -> None:
     both = Both.of(residual(), LARGE, correction=True)
     both.one_at_a_time()
@@ -425,3 +551,110 @@ def test_an_error_of_the_network_is_its_own_and_does_no_harm() -> None:
     vars(layer)["forward"] = original
     both.one_at_a_time((2, 3, 4))
     assert both.reused > 0
+
+
+@pytest.mark.parametrize("make", [keeping, counting, noting, listing])
+def test_networks_that_leave_more_than_outputs_are_told(make: Callable[[], nn.Module]) -> None:
+    """At every cut: lists that calls add to show at some of them only."""
+    assert Both.of(make(), LARGE, correction=False).reusing.reuse is None
+
+
+def test_a_correction_that_failed_leaves_nothing() -> None:
+    both = Both.of(residual(), LARGE, correction=True)
+    for bits in (2, 3, 4):
+        both.agree(BitAssignment({"3.3.weight": bits}))
+    layer = both.reusing.model[1].conv2
+    original = layer.forward
+
+    def fail(x: Tensor) -> Tensor:
+        raise MemoryError("once")
+
+    tried = BitAssignment({"1.conv1.weight": 2, "3.3.weight": 6})
+    vars(layer)["forward"] = fail
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="once"):
+            both.reusing.apply(tried)
+    vars(layer)["forward"] = original
+    for part in both.data.split(4):
+        both.reusing(part)
+    for bits in (6, 7):
+        both.agree(BitAssignment({"1.conv1.weight": 2, "3.3.weight": bits}))
+
+
+@pytest.mark.parametrize("correction", [False, True])
+def test_calibration_data_that_were_written_to_are_other_data(correction: bool) -> None:
+    model, shared, other = residual(), normal(12, 3, 6, 6), normal(10, 3, 6, 6, seed=1)
+    layers = examine(model, shared).layers
+    networks = [
+        QuantizedNetwork(model, layers, list(shared.split(5)), correction=correction, reuse=m) for m in (LARGE, 0)
+    ]
+
+    def agree(bits: int) -> None:
+        for network in networks:
+            network.apply(BitAssignment({"3.3.weight": bits}))
+        assert torch.equal(*(network(other) for network in networks))
+        assert torch.equal(*(network.calibration_output() for network in networks))
+
+    assert networks[0].reuse is not None
+    networks[0].know(other)
+    for bits in (2, 3, 4):
+        agree(bits)
+    assert networks[0].reuse.reused > 0
+    shared.add_(0.5)
+    for bits in (5, 6):
+        agree(bits)
+
+
+def test_other_quantisers_for_a_while_are_not_what_was_kept() -> None:
+    both = Both.of(residual(), LARGE, correction=True)
+    both.one_at_a_time()
+    tried = BitAssignment({"3.3.weight": 5})
+    both.agree(tried)
+    both.agree(tried)
+    before, site = both.reused, both.reusing.input_sites[1]
+    found = []
+    for network in (both.reusing, both.plain):
+        own = network(both.data)
+        with network.quantising({site: network.activation_quantizer(site, 2)}):
+            found.append(network(both.data))
+            assert torch.equal(network.calibration_output(), torch.cat([network(x) for x in both.calibration]))
+        assert not torch.equal(found[-1], own)
+        assert torch.equal(network.calibration_output(), torch.cat([network(x) for x in both.calibration]))
+        assert torch.equal(network(both.data), own)
+        with pytest.raises(TypeError):
+            network.quantizers[site] = network.activation_quantizer(site, 2)  # type: ignore[index]
+    assert torch.equal(*found)
+    both.one_at_a_time()
+    assert both.reused > before
+
+
+def test_a_hook_that_takes_the_place_of_another_sees_every_call() -> None:
+    model = residual()
+    model[1].conv1.register_forward_hook(lambda *_: None)
+    both = Both.of(model, LARGE, correction=False)
+    both.one_at_a_time()
+    inner, seen = both.reusing.model, list[int]()
+    (place,) = [module for module in inner.modules() if foreign_hooks(module) and module is inner[1].conv1]
+    place._forward_hooks.popitem()
+    inner[0].register_forward_hook(lambda *_: seen.append(0))
+    both.outputs(both.reusing, BitAssignment({"3.3.weight": 7}))
+    assert len(seen) == 3 + 3
+
+
+def test_hooks_on_all_modules_see_every_call_of_a_copy() -> None:
+    both = Both.of(residual(), LARGE, correction=True)
+    copied = copy.deepcopy(both.reusing)
+    for bits in (2, 3, 4):
+        copied.apply(BitAssignment({"3.3.weight": bits}))
+        copied.calibration_output()
+    assert copied.reuse is not None
+    before = copied.reuse.reused
+    assert before > both.reused
+    seen = list[nn.Module]()
+    handle = register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        copied.apply(BitAssignment({"3.3.weight": 7}))
+    finally:
+        handle.remove()
+    assert sum(module is copied.model[0] for module in seen) == 3
+    assert copied.reuse.reused == before

@@ -54,7 +54,7 @@ def test_random_draws_are_the_same_for_any_batch_and_any_workers() -> None:
             trials, sizes = search("random", {"batch": batch}, shared=shared)
             assert [trial.assignment for trial in trials] == expected
             if shared and batch > 1:
-                assert sum(sizes) == 50 - (50 % batch == 1)  # one alone is not shared
+                assert sum(sizes) == 50  # one alone too
                 assert max(sizes) == min(batch, 50)
 
 
@@ -76,6 +76,23 @@ def test_optuna_proposes_the_same_batches_whoever_answers(sampler: str) -> None:
     assert shared == alone
     assert sum(trial.evaluated for trial in alone) == 50
     assert max(sizes) >= 4
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("first", [20, 37])
+def test_optuna_resumed_with_a_larger_budget_goes_the_way_of_one_that_had_it_at_once(sampler: str, first: int) -> None:
+    problem, evaluator = separable(6, budget=0.5)
+
+    def ledger(record: MemoryRecord, *budgets: int) -> Sequence[Trial]:
+        for evaluations in budgets:
+            oracle = CampaignOracle(problem, evaluator, record, Budget(evaluations), seed=4)
+            with suppress(BudgetExhausted):
+                registry.create("searchers", "optuna", {"sampler": sampler, "batch": 16}).search(oracle)
+            assert oracle.spent == evaluations
+        return record.trials()
+
+    straight, resumed = ledger(MemoryRecord(), 2 * first), ledger(MemoryRecord(), first, 2 * first)
+    assert [trial.assignment for trial in resumed] == [trial.assignment for trial in straight]
 
 
 def test_a_batch_of_one_is_what_optuna_did_before_there_were_batches() -> None:

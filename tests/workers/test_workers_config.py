@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qsearch import registry
+from qsearch import setting as setting_module
 from qsearch.campaign import check_same
 from qsearch.config import CampaignConfig, PluginConfig, parse
 from qsearch.errors import ConfigError, PluginError
@@ -97,6 +100,29 @@ class Crew:
 
     def start(self, evaluator: object) -> Any:
         raise AssertionError("nothing is started to be checked")
+
+
+class Willing(Crew):
+    """One worker: the evaluator itself."""
+
+    @contextmanager
+    def start(self, evaluator: Any) -> Iterator[Any]:
+        yield evaluator
+
+
+@pytest.mark.parametrize("batches", [(), (1, 1), (1, 2)])
+def test_workers_that_had_nothing_to_divide_are_told_of(
+    batches: tuple[int, ...], caplog: Any, monkeypatch: Any
+) -> None:
+    willing = config()
+    monkeypatch.setattr(setting_module, "build_workers", lambda config: Willing(Crew.Options()))
+    posed = prepare(config())
+    with setting_module.staffed(willing, posed) as setting:
+        assert setting.batching is not None
+        for count in batches:
+            asked = [posed.problem.space.uniform(8)] * count
+            assert len(list(setting.batching.evaluate_many(asked))) == count
+    assert ("no search asked for more than one assignment" in caplog.text) == (max(batches, default=0) < 2)
 
 
 class Reminded:
