@@ -117,12 +117,18 @@ def _check_pruner(config: CampaignConfig, evaluator: Evaluator, problem: Problem
     """Raise unless evaluations can be ended early, where that is asked for.
 
     Raises:
-        UserError: of the pruner; the evaluator's effort does not grow in steps, or its samples do not come in parts; an
-            objective minimises the metric.
+        UserError: of the pruner; the evaluator's effort does not grow in steps, or its samples do not come in parts;
+            several assignments are asked for in one call; an objective minimises the metric.
     """
     pruner = build_pruner(config)
     if pruner is None:
         return
+    if config.evaluator.options.get("assignments_at_once", 1) != 1:
+        raise ConfigError(
+            "evaluations that a pruner watches run one after the other",
+            got=f"pruner {config.pruner.name!r} beside assignments_at_once of evaluator {config.evaluator.name!r}",
+            fix="assignments_at_once: 1, or pruner: none",
+        )
     if isinstance(pruner, Stopper):
         if not isinstance(evaluator, Sampling):
             raise ConfigError(

@@ -11,7 +11,7 @@ infeasible      COMPLETE too, or TPE, NSGA and GP would not learn where the boun
                 Quality is not known: its median so far stands in, and a violation of 0 for bounds on quality. TPE and
                 NSGA rank infeasible trials by their violations alone; the GP does fit the values, and the middle is
                 where its prior is. (The worst value so far would teach it that many bits are bad.)
-pruned          COMPLETE, with the quality that it had when it ended: less than it would have come to, so it teaches what
+pruned          COMPLETE, with the quality that it had when it ended: less than it would have come to, or an estimate of it, so it teaches what
                 the pruner found, that this is no place to look. As PRUNED, all samplers but TPE would leave it out, and
                 propose it again.
 failed          FAIL: every sampler leaves it out

@@ -129,6 +129,11 @@ def test_an_evaluator_without_samples_in_parts_is_refused() -> None:
         prepare(campaign(evaluator=f"{__file__}:Whole"))
 
 
+def test_several_assignments_in_one_call_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"watches run one after the other; got pruner .* beside assignments_at_once"):
+        prepare(campaign(evaluator={"name": "ptq", "options": {"assignments_at_once": 4}}))
+
+
 def test_a_campaign_in_which_samples_decide_nothing_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
