@@ -34,7 +34,7 @@ class TinyDigits(ContinualDigits):
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
+def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("hdqt_continual", PATH)
     assert spec is not None
     assert spec.loader is not None
@@ -44,11 +44,11 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_every_row_has_numbers(benchmark: Any) -> None:
-    lines = list(benchmark.table(TinyDigits(TinyDigits.Options()), list(benchmark.ROWS), 1, [0, 1]))
+def test_every_row_has_numbers(script: Any) -> None:
+    lines = list(script.table(TinyDigits(TinyDigits.Options()), list(script.ROWS), 1, [0, 1]))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(row) for row in rows}) == 1
-    assert [row[0] for row in rows[2:]] == list(benchmark.ROWS)
+    assert [row[0] for row in rows[2:]] == list(script.ROWS)
     for name, *cells in rows[2:]:
         assert re.fullmatch(r"\d+\.\d \[-?\d+\.\d, \d+\.\d\]", cells[0]), name
         if name == "float":
@@ -60,14 +60,14 @@ def test_every_row_has_numbers(benchmark: Any) -> None:
             assert "12" not in name or cells[3:6] == ["0.000 %"] * 3  # 32·7·7 = 1,568 fits 12 bits
 
 
-def test_a_row_says_what_its_runs_found(benchmark: Any) -> None:
+def test_a_row_says_what_its_runs_found(script: Any) -> None:
     def run(*last: float, clamped: dict[str, float]) -> Any:
-        return benchmark.Run(Learned(((1.0, 0.0), last)), clamped, 4.0)
+        return script.Run(Learned(((1.0, 0.0), last)), clamped, 4.0)
 
     floats = [run(0.8, 1.0, clamped={}), run(0.6, 1.0, clamped={})]
     rates = {"forward": 0.01, "input": 0.0, "weight": 0.001}
     runs = [run(0.6, 1.0, clamped=rates), run(0.4, 1.0, clamped=rates)]
-    accuracy, difference, forgetting, *clamped, seconds = benchmark.cells(runs, floats)
+    accuracy, difference, forgetting, *clamped, seconds = script.cells(runs, floats)
     assert accuracy.startswith("75.0 [")
     assert difference == "-10.0 [-10.0, -10.0]"
     assert forgetting.startswith("50.0 [")
@@ -75,5 +75,5 @@ def test_a_row_says_what_its_runs_found(benchmark: Any) -> None:
     assert seconds == "4"
 
 
-def test_one_seed_has_no_interval(benchmark: Any) -> None:
-    assert benchmark.interval(Interval(0.125)) == "12.5"
+def test_one_seed_has_no_interval(script: Any) -> None:
+    assert script.interval(Interval(0.125)) == "12.5"
