@@ -105,10 +105,7 @@ def _pass(model: Any, data: Split, size: int, *, last: bool) -> Callable[[], Non
     def run() -> None:
         with torch.inference_mode():
             for batch in data.batches(size):
-                inputs = batch.inputs
-                if last and isinstance(inputs, Tensor):
-                    inputs = inputs.contiguous(memory_format=torch.channels_last)
-                forward(model, inputs)
+                forward(model, Plan(channels_last=last).arranged(batch.inputs))
 
     return run
 

@@ -106,6 +106,11 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first; torch's go on for pages."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The fix for an unknown name: the closest known one, then all of them. Of equally close ones, letters swapped win."""
     names = sorted(known)

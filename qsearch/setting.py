@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from qsearch import registry
 from qsearch.anatomy import Anatomy
 from qsearch.assignment import FLOAT_BITS, BitAssignment
-from qsearch.config import CampaignConfig
+from qsearch.config import CampaignConfig, PluginConfig
 from qsearch.costs import NetworkCost
 from qsearch.errors import (
     ConfigError,
@@ -108,9 +108,15 @@ def build_pruner(config: CampaignConfig) -> Pruner | None:
     Raises:
         UserError, Failure: it is unknown, its options are not valid, or it cannot be made.
     """
-    with blamed("pruner", config.pruner.name):
-        pruner: Pruner = registry.create("pruners", config.pruner.name, config.pruner.options)
-    return pruner if getattr(pruner, "active", True) else None
+    pruner: Pruner | None = _active("pruners", "pruner", config.pruner)
+    return pruner
+
+
+def _active(seam: registry.Seam, called: str, config: PluginConfig) -> Any:
+    """A plug-in that a campaign may go without; None where what it names does nothing."""
+    with blamed(called, config.name):
+        plugin = registry.create(seam, config.name, config.options)
+    return plugin if getattr(plugin, "active", True) else None
 
 
 def _check_pruner(config: CampaignConfig, evaluator: Evaluator, problem: Problem) -> None:
@@ -152,9 +158,8 @@ def build_workers(config: CampaignConfig) -> Workers | None:
     Raises:
         UserError, Failure: they are unknown, their options are not valid, or they cannot be made.
     """
-    with blamed("workers", config.workers.name):
-        workers: Workers = registry.create("workers", config.workers.name, config.workers.options)
-    return workers if getattr(workers, "active", True) else None
+    workers: Workers | None = _active("workers", "workers", config.workers)
+    return workers
 
 
 def _check_workers(config: CampaignConfig, evaluator: Evaluator) -> None:

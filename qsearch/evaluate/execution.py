@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError, EvaluationError
+from qsearch.errors import ConfigError, EvaluationError, first_line
 from qsearch.quantize.correcting import Correcting
 from qsearch.quantize.modules import Inputs, samples
 from qsearch.quantize.network import QuantizedNetwork
@@ -56,6 +56,15 @@ class Plan:
         """The network with its kernels laid out; itself."""
         return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
 
+    def arranged(self, inputs: Inputs) -> Inputs:
+        """Inputs laid out likewise, where they are maps of shape (B, C, H, W); others as they are."""
+        if not self.channels_last:
+            return inputs
+        found = tuple(
+            part.contiguous(memory_format=torch.channels_last) if part.dim() == 4 else part for part in parts(inputs)
+        )
+        return found if isinstance(inputs, tuple) else found[0]
+
 
 class Executor:
     """Runs a quantised network by a plan.
@@ -65,23 +74,28 @@ class Executor:
     Args:
         network: with any assignment.
         example: a batch of the plan's size.
-        calibration: samples that the shift is corrected on, if it is corrected; a compiled plan then corrects by a program
-            too, all of them in one batch. None for the network's own correction.
 
     Raises:
         ConfigError: the plan asks for what cannot be compiled here: no graph, or no compiler.
         EvaluationError: a compiled network gives something else in float.
     """
 
-    def __init__(
-        self, network: QuantizedNetwork, plan: Plan, example: Inputs, calibration: Inputs | None = None
-    ) -> None:
+    def __init__(self, network: QuantizedNetwork, plan: Plan, example: Inputs) -> None:
         self.plan = plan
         self._network = network
         self._program = Program(network, example) if plan.compiled else None
         self._compiled = None if self._program is None else _compiled(self._program, network, example)
-        self._calibration = calibration
-        self._correcting = _correcting(network, calibration) if plan.compiled and calibration is not None else None
+        self._calibration: Inputs | None = None
+        self._correcting: tuple[Correcting, Callable[..., Any]] | None = None
+
+    def correct_on(self, calibration: Inputs) -> None:
+        """From now on correct the shift on these samples, in one batch, by a program too; a plan that compiles nothing does not.
+
+        Raises:
+            ConfigError: no compiler.
+        """
+        if self.plan.compiled:
+            self._calibration, self._correcting = calibration, _correcting(self._network, calibration)
 
     def take_on(self, assignment: BitAssignment) -> Run:
         """Give the network an assignment; what runs batches under it, until it takes on another.
@@ -112,7 +126,7 @@ class Executor:
         return correcting.corrected(state, compiled(*correcting.arguments(state), *parts(self._calibration)))
 
     def _eager(self, inputs: Inputs) -> Tensor:
-        output: Tensor = self._network(_laid_out(inputs) if self.plan.channels_last else inputs)
+        output: Tensor = self._network(self.plan.arranged(inputs))
         return output
 
 
@@ -152,7 +166,7 @@ def _by_inductor(graph: nn.Module, arguments: list[Tensor]) -> Callable[..., Any
         except Exception as error:  # compilers fail in many ways, and need not be there
             raise ConfigError(
                 "execution 'compiled' needs a C++ compiler that torch's inductor can use",
-                got=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}",
+                got=f"{type(error).__name__}: {first_line(error)}",
                 fix="install g++, or execution: channels-last",
             ) from error
 
@@ -171,11 +185,3 @@ def _filled(inputs: Inputs, size: int) -> Inputs:
         return inputs
     rows = torch.arange(size) % samples(inputs)
     return tuple(part[rows] for part in inputs) if isinstance(inputs, tuple) else inputs[rows]
-
-
-def _laid_out(inputs: Inputs) -> Inputs:
-    """Maps of shape (B, C, H, W) with all channels of a position together; others as they are."""
-    found = tuple(
-        part.contiguous(memory_format=torch.channels_last) if part.dim() == 4 else part for part in parts(inputs)
-    )
-    return found if isinstance(inputs, tuple) else found[0]

@@ -26,7 +26,8 @@ from qsearch.errors import ConfigError, EvaluationError
 from qsearch.evaluate.data import Split
 from qsearch.evaluate.execution import Execution, Executor, Plan
 from qsearch.files import cache_folder, write_atomically
-from qsearch.quantize.modules import Inputs, forward
+from qsearch.quantize.copies import evaluation_copy
+from qsearch.quantize.modules import forward
 from qsearch.quantize.network import QuantizedNetwork
 
 log = logging.getLogger(__name__)
@@ -59,27 +60,23 @@ def layout(model: nn.Module, data: Split, execution: Execution, batch_size: int)
     if known is not None:
         return known
     plans = [Plan(last, batch_size=size) for last in _layouts(data) for size in _sizes(SIZES, data)]
-    models = {last: Plan(last).laid_out(_copy(model)) for last in _layouts(data)}
+    models = {last: Plan(last).laid_out(evaluation_copy(model)) for last in _layouts(data)}
     seconds = _raced({plan: _passing(models[plan.channels_last], data, plan) for plan in plans})
     return min(seconds, key=lambda plan: seconds[plan])
 
 
-def fastest(
-    network: QuantizedNetwork, model: nn.Module, data: Split, plan: Plan, calibration: Inputs | None = None
-) -> Executor:
+def fastest(network: QuantizedNetwork, model: nn.Module, data: Split, plan: Plan) -> Executor:
     """Executes a network in the fastest way: by a known plan, or by the best of ``plan`` and of what can be compiled.
 
     Args:
         network: laid out by ``plan``.
         model: the float network that it was made of.
-        calibration: see :class:`Executor`.
-
     """
     key = _key(model, data)
     known = _known(key)
     if known is not None:
         try:
-            return Executor(network, known, data.head(known.batch_size).inputs, calibration)
+            return Executor(network, known, data.head(known.batch_size).inputs)
         except (ConfigError, EvaluationError) as error:  # another compiler, or another network that looks the same
             log.info("what was fastest does not run any more: %s", error)
         plan = replace(known, compiled=False)
@@ -94,18 +91,13 @@ def fastest(
     seconds = _raced({plan: _evaluating(executor, network, data) for plan, executor in executors.items()})
     best = min(seconds, key=lambda plan: seconds[plan])
     _keep(key, best, seconds)
-    if calibration is None or not best.compiled:
-        return executors[best]
-    return Executor(network, best, data.head(best.batch_size).inputs, calibration)
+    return executors[best]
 
 
 def _passing(model: nn.Module, data: Split, plan: Plan) -> Callable[[], None]:
     def passing() -> None:
         for batch in _timed(data).batches(plan.batch_size):
-            inputs = batch.inputs
-            if plan.channels_last and isinstance(inputs, Tensor):
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            forward(model, inputs)
+            forward(model, plan.arranged(batch.inputs))
 
     return passing
 
@@ -146,12 +138,6 @@ def _sizes(sizes: tuple[int, ...], data: Split) -> tuple[int, ...]:
 def _layouts(data: Split) -> tuple[bool, ...]:
     """Whether channels last; there is but one way for what is no map."""
     return (False, True) if isinstance(data.inputs, Tensor) and data.inputs.dim() == 4 else (False,)
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    from copy import deepcopy
-
-    return deepcopy(model).eval()
 
 
 def _key(model: nn.Module, data: Split) -> str:

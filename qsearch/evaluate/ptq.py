@@ -297,12 +297,13 @@ class PostTraining:
 
     def _execution(self) -> Executor:
         """What runs the network on data to be scored."""
-        few = self._options.correction_samples if self._options.correction else None
-        calibration = None if few is None else self._calibration.head(few).inputs
         if self._options.execution == "fastest":
-            return fastest(self.network, self._workload.model(), self._validation, self._plan, calibration)
-        example = self._validation.head(self._plan.batch_size).inputs
-        return Executor(self.network, self._plan, example, calibration)
+            executor = fastest(self.network, self._workload.model(), self._validation, self._plan)
+        else:
+            executor = Executor(self.network, self._plan, self._validation.head(self._plan.batch_size).inputs)
+        if self._options.correction and self._options.correction_samples is not None:
+            executor.correct_on(self._calibration.head(self._options.correction_samples).inputs)
+        return executor
 
     def _floating(self, inputs: Inputs) -> Tensor:
         """Output of the float network."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qsearch.assignment import BitAssignment
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, first_line
 from qsearch.evaluate.data import Split
 from qsearch.evaluate.scoring import Scoring
 from qsearch.evaluate.threads import threads
@@ -214,9 +214,8 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except Exception as error:  # each kind of device has its own
-        reason = str(error).strip().partition("\n")[0][:200]
         raise ConfigError(
-            "device must be one that torch has here", got=f"{name!r} ({reason})", fix="device: cpu"
+            "device must be one that torch has here", got=f"{name!r} ({first_line(error)})", fix="device: cpu"
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, first_line
 from qsearch.export.formats import WITHOUT_GRAPH, Runtime
 from qsearch.quantize.modules import Inputs
 from qsearch.quantize.quiet import quietly
@@ -73,7 +73,7 @@ def _where(error: Exception) -> str:
     if frames:
         last = frames[-1]
         return f"at {last.line!r} ({Path(last.filename).name}, line {last.lineno})"
-    return str(error).strip().partition("\n")[0][:200]
+    return first_line(error)
 
 
 def sample_by_sample(runtime: Runtime) -> Runtime:

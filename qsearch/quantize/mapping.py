@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, first_line
 from qsearch.quantize.program import Program
 from qsearch.quantize.quiet import quietly
 
@@ -45,10 +45,9 @@ def mapped(
             over_states = torch.vmap(program.graph, in_dims=tuple(dims))
             graph = make_fx(over_states, tracing_mode="fake")(*arguments, *inputs)
         except Exception as error:  # whatever the network's operations say
-            reason = str(error).strip().partition("\n")[0][:200]
             raise ConfigError(
                 "to evaluate assignments at once, each operation of the network must be one that torch.vmap can map",
-                got=f"{type(error).__name__}: {reason}",
+                got=f"{type(error).__name__}: {first_line(error)}",
                 fix="assignments_at_once: 1",
             ) from error
     graph.graph.eliminate_dead_code()

@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qsearch.errors import ConfigError
+from qsearch.errors import ConfigError, first_line
 from qsearch.quantize.activations import ActivationQuantizer
 from qsearch.quantize.grid import EXACT
 from qsearch.quantize.modules import Inputs
@@ -201,10 +201,9 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
         try:
             return torch.export.export(module, inputs, strict=False)
         except Exception as error:  # it is the user's network that is run here: anything may come of it
-            reason = str(error).strip().partition("\n")[0][:200]
             raise ConfigError(
                 "a network must have one graph for all its data (no branches that depend on the data) to be compiled",
-                got=f"{type(error).__name__}: {reason}",
+                got=f"{type(error).__name__}: {first_line(error)}",
                 fix=OTHERWISE,
             ) from error
 

@@ -188,7 +188,8 @@ def test_a_network_that_writes_into_its_input_is_given_copies(uncompiled: list[i
     before = x.clone()
     model = Writes(nn.Linear(4, 3))
     network = QuantizedNetwork(model, trace_layers(model, x), [x])
-    executor = Executor(network, Plan(compiled=True, batch_size=20), x, x)
+    executor = Executor(network, Plan(compiled=True, batch_size=20), x)
+    executor.correct_on(x)
     for assignment in (BitAssignment({}), BitAssignment(dict.fromkeys(network.sites, 3))):
         found = executor.take_on(assignment)(x)
         network.apply(assignment)
